@@ -1,0 +1,133 @@
+"""Loading what exists: a causal language model and its tokenizer, from the hub or from a folder."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from forgetting.artifacts import hash_content, hash_file
+from forgetting.errors import UserError
+
+DType = Literal["float32", "bfloat16", "float16", "float64"]
+
+
+def load_backbone(
+    backbone: str,
+    revision: str | None = None,
+    dtype: DType = "bfloat16",
+    four_bit: bool = False,
+    attention: str | None = None,
+) -> PreTrainedModel:
+    """A causal language model with frozen weights, on the CPU (on the GPU when quantised).
+
+    Args:
+        backbone: Hub id or folder, in the transformers format with safetensors weights.
+        revision: Hub revision; None is the newest.
+        dtype: Of the weights in memory.
+        four_bit: Quantise the weights to NF4 (bitsandbytes; needs a CUDA device).
+        attention: transformers' `attn_implementation`; None lets it choose.
+
+    Raises:
+        UserError: There is no such model, it may not be read, or it is not a causal language model.
+    """
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True}
+    if attention is not None:
+        options["attn_implementation"] = attention
+    if four_bit:
+        if not torch.cuda.is_available():
+            raise UserError("model.four_bit needs a CUDA device and there is none; leave it out to train in model.dtype.")
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
+        )
+        options["device_map"] = {"": torch.cuda.current_device()}
+    model = _explained(
+        lambda: AutoModelForCausalLM.from_pretrained(_place(backbone), revision=revision, **options), backbone, revision
+    )
+    return model.requires_grad_(False)
+
+
+def load_tokenizer(backbone: str, revision: str | None = None) -> Tokenizer:
+    """The backbone's tokenizer.
+
+    Raises:
+        UserError: There is none, or it may not be read.
+    """
+    return _explained(lambda: AutoTokenizer.from_pretrained(_place(backbone), revision=revision), backbone, revision)
+
+
+def load_configuration(backbone: str, revision: str | None = None) -> Any:
+    """The backbone's transformers configuration, without its weights.
+
+    Raises:
+        UserError: There is none, or it may not be read.
+    """
+    return _explained(lambda: AutoConfig.from_pretrained(_place(backbone), revision=revision), backbone, revision)
+
+
+def backbone_identity(backbone: str, revision: str | None = None) -> dict[str, str | None]:
+    """What `backbone` is: its name, the revision asked for, and a hash of what is there.
+
+    The hash of a folder is that of its configuration and weight files; the hash of a hub model is its commit.
+    """
+    folder = Path(backbone)
+    if folder.is_dir():
+        files = sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")])
+        return {"name": backbone, "revision": None, "hash": hash_content([[f.name, hash_file(f)] for f in files])}
+    commit = getattr(load_configuration(backbone, revision), "_commit_hash", None)
+    return {"name": backbone, "revision": revision, "hash": commit}
+
+
+def _place(backbone: str) -> str:
+    """Refuse early what looks like a folder and is none: the hub would answer with a riddle about repository names."""
+    path = Path(backbone).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"The folder {backbone} holds no config.json: a transformers model folder was expected.")
+        return str(path)
+    if backbone.startswith((".", "/", "~")) or backbone.count("/") > 1 or path.exists():
+        raise UserError(
+            f"There is no model folder {backbone}. Give a folder in the transformers format, or a hub id such as "
+            "meta-llama/Llama-3.2-1B, as model.backbone."
+        )
+    return backbone
+
+
+def _explained(load: Any, backbone: str, revision: str | None) -> Any:
+    """Run a loader of transformers; say in one sentence what is wrong when it fails for a reason the user can mend."""
+    at = f" at revision {revision}" if revision else ""
+    try:
+        return load()
+    except (OSError, ValueError) as error:
+        cause: BaseException | None = error
+        chain: list[BaseException] = []
+        while cause is not None:
+            chain.append(cause)
+            cause = cause.__cause__ or cause.__context__
+        raise UserError(_reason(chain, backbone, at)) from error
+
+
+def _reason(chain: list[BaseException], backbone: str, at: str) -> str:
+    kinds = tuple(type(error) for error in chain)
+    if any(issubclass(kind, GatedRepoError) for kind in kinds):
+        return (
+            f"The model {backbone} is gated: accept its licence at https://huggingface.co/{backbone}, then log in with "
+            "`hf auth login` or set HF_TOKEN."
+        )
+    if any(issubclass(kind, RevisionNotFoundError) for kind in kinds):
+        return f"The model {backbone} has no revision{at.removeprefix(' at revision')}."
+    if any(issubclass(kind, RepositoryNotFoundError) for kind in kinds):
+        return (
+            f"There is no model {backbone} on the hub that you may read. Check the spelling of model.backbone; for a "
+            "private model log in with `hf auth login`; for a folder give its path."
+        )
+    if constants.HF_HUB_OFFLINE or any(issubclass(kind, LocalEntryNotFoundError) for kind in kinds):
+        offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub could not be reached"
+        return (
+            f"The model {backbone}{at} is not in the local cache and {offline}. Download it where there is a "
+            f"connection (`hf download {backbone}`), or give a folder as model.backbone."
+        )
+    return f"The model {backbone}{at} could not be loaded: {chain[0]}"

@@ -1,0 +1,77 @@
+"""What a model reads: padded sequences and the positions that count. The shift between inputs and targets is here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+@dataclass
+class MicroBatch:
+    """Sequences padded on the right to the longest.
+
+    Attention is causal, so padding on the right changes nothing to its left: no attention mask is needed, and the id
+    used for padding is never looked at. A tokenizer without a padding token needs no new embedding row.
+    """
+
+    input_ids: Int[Tensor, "batch time"]
+    response_mask: Bool[Tensor, "batch time"]
+    """True at the tokens that are targets. Position 0 never is: nothing predicts it."""
+
+    @property
+    def num_targets(self) -> int:
+        """Response tokens in the batch."""
+        return int(self.response_mask.sum())
+
+
+def pad(sequences: Sequence[tuple[np.ndarray, np.ndarray]]) -> MicroBatch:
+    """Put sequences into one batch.
+
+    Args:
+        sequences: `(input_ids, response_mask)` of each sequence, both of shape `[time]`. No sequence at all gives a
+            batch of one token without a target, which a rank runs to keep step with the others.
+    """
+    longest = max((len(ids) for ids, _ in sequences), default=1)
+    rows = max(len(sequences), 1)
+    input_ids = np.zeros((rows, longest), dtype=np.int64)
+    response_mask = np.zeros((rows, longest), dtype=np.bool_)
+    for row, (ids, mask) in enumerate(sequences):
+        input_ids[row, : len(ids)] = ids
+        response_mask[row, : len(ids)] = mask
+    return MicroBatch(torch.from_numpy(input_ids), torch.from_numpy(response_mask))
+
+
+def shift(batch: MicroBatch) -> tuple[Bool[Tensor, "batch time"], Int[Tensor, " tokens"]]:
+    """The one place where inputs and targets are aligned.
+
+    Returns:
+        The positions whose hidden state predicts a response token (the position before each), and those tokens, in
+        row-major order: the response tokens of the first sequence, then of the second, and so on.
+    """
+    predicts = torch.zeros_like(batch.response_mask)
+    predicts[:, :-1] = batch.response_mask[:, 1:]
+    return predicts, batch.input_ids[:, 1:][batch.response_mask[:, 1:]]
+
+
+def cut_by_tokens(lengths: Sequence[int] | np.ndarray, budget: int) -> list[list[int]]:
+    """Cut sequences into groups of similar length whose padded size stays within a budget.
+
+    Args:
+        lengths: Tokens of each sequence.
+        budget: The most tokens, padding included, of a group. A longer sequence is a group of its own.
+
+    Returns:
+        Indices into `lengths`, the longest group first.
+    """
+    order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
+    groups: list[list[int]] = []
+    for index in order:
+        # Sorted from the longest: a group's first sequence is what all its members are padded to.
+        if groups and (len(groups[-1]) + 1) * int(lengths[groups[-1][0]]) <= budget:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
