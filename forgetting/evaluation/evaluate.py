@@ -1,0 +1,130 @@
+"""Evaluate one target on one suite: task after task, each kept as soon as it is finished."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from forgetting.errors import UserError
+from forgetting.evaluation.harness import bars_wanted, load_model, run_task, silence, task_identity
+from forgetting.evaluation.results import (
+    finished_tasks,
+    results_path,
+    samples_path,
+    versions,
+    write_partial,
+    write_records,
+    write_results,
+)
+from forgetting.evaluation.suite import Suite
+from forgetting.evaluation.target import find_target
+from forgetting.evaluation.tasks import PreparedTask, prepare_tasks
+
+
+def evaluate(
+    name: str, suite: Suite, output: Path | None = None, revision: str | None = None, device: str | None = None,
+    merge: bool = False, whole_samples: bool = False, fresh: bool = False, quiet: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Evaluate a target; tasks that an earlier launch finished with the same settings are not run again.
+
+    Args:
+        name: Run folder, model folder or hub id.
+        suite: What to run.
+        output: Folder or `.json` file for the results.
+        revision: Of a hub model.
+        device: None is the accelerator if there is one.
+        merge: Add the adapter into the weights first.
+        whole_samples: Keep documents and prompts beside scores and answers.
+        fresh: Run finished tasks again.
+        quiet: Hide the harness's progress bars.
+
+    Returns:
+        What was written to `results.json`.
+
+    Raises:
+        UserError: Something is missing (before the model is loaded), or a task failed (after everything was written).
+    """
+    quiet = quiet or not bars_wanted()
+    target = find_target(name, revision)
+    if merge and target.adapter is None:
+        raise UserError(f"There is no adapter to merge in {name}; leave --merge out.")
+    dtype = suite.dtype or target.dtype
+    model_arguments = target.model_arguments(dtype)
+    with silence(quiet):
+        prepared = prepare_tasks(suite, model_arguments)
+    description = target.describe() | {"merged": merge}
+    path = results_path(output or target.folder, suite.protocol)
+    context = {"base": description["base"]["hash"], "adapter": description["adapter"], "dtype": dtype, "merge": merge}
+    context |= {"versions": versions()}
+    earlier = {} if fresh else finished_tasks(path)
+
+    model = None
+    tasks: dict[str, Any] = {}
+    for number, one in enumerate(prepared, start=1):
+        identity = task_identity(one, suite, context)
+        records_file = samples_path(path, suite.protocol, one.name)
+        label = f"[{number}/{len(prepared)}] {one.name}"
+        if identity in earlier and records_file.is_file():
+            tasks[one.name] = earlier[identity]
+            _say(model, f"{label}: {_summary(one, tasks[one.name])} (kept)")
+            continue
+        if model is None:
+            with silence(quiet):
+                model = load_model(model_arguments, suite, device, merge)
+        try:
+            outcome = run_task(model, one, suite, quiet)
+        except Exception as error:
+            if model.world_size > 1:  # the other processes wait for this one: stop them all
+                raise
+            outcome = _failure(one, error), []
+        if outcome is None:
+            continue
+        entry, records = outcome
+        tasks[one.name] = entry | {"identity": identity}
+        if entry["status"] == "ok":
+            write_records(records_file, records, whole_samples)
+        write_partial(path, tasks)
+        _say(model, f"{label}: {_summary(one, entry)}")
+        one.task._instances = None
+    if model is not None and model.rank != 0:
+        return {}
+    settings = {
+        "dtype": dtype or "auto",
+        "batch_size": suite.batch_size,
+        "model_arguments": model_arguments,
+    }
+    content = write_results(path, description, suite, prepared, tasks, settings)
+    average = content["average"]
+    print(f"average {average:.2f} → {path}" if average is not None else f"no average → {path}", flush=True)
+    failed = [one.name for one in prepared if tasks[one.name]["status"] != "ok"]
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(prepared)} tasks failed: {', '.join(failed)} ({tasks[failed[0]]['error']}). "
+            f"The others are in {path}; the same command runs only the failed ones again."
+        )
+    return content
+
+
+def _failure(prepared: PreparedTask, error: Exception) -> dict[str, Any]:
+    """A failed task has no metrics: it is not a 0."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return {
+        "status": "failed", "error": f"{type(error).__name__}: {error}", "metrics": {}, "documents": 0,
+        "documents_total": prepared.num_documents, "metric": prepared.metric, "data": prepared.data,
+    }  # fmt: skip
+
+
+def _summary(prepared: PreparedTask, entry: dict[str, Any]) -> str:
+    if entry["status"] != "ok":
+        return f"failed: {entry['error']}"
+    value, error = entry["metrics"][prepared.metric], entry["metrics"].get(f"{prepared.metric}_stderr")
+    number = "no value" if value is None else f"{100 * value:.2f}" + (f" ± {100 * error:.2f}" if error else "")
+    documents = entry["documents"]
+    share = "" if documents == entry["documents_total"] else f" of {entry['documents_total']}"
+    return f"{prepared.metric} {number}, {documents}{share} documents, {entry['seconds']:.1f} s"
+
+
+def _say(model: Any, text: str) -> None:
+    if model is None or model.rank == 0:
+        print(text, flush=True)
