@@ -1,0 +1,129 @@
+"""The command line: `python -m forgetting <command>`.
+
+`fit`, `validate` and `score` are LightningCLI subcommands that share one YAML: `configs/paper.yaml`, laid over by the
+base that an experiment names (`base: lab`), the experiment, overlays and overrides, in this order. The other commands
+need no Trainer and are dispatched before any model is built.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from forgetting.errors import UserError
+from forgetting.paths import CONFIGS
+from forgetting.run import read_yaml
+
+if TYPE_CHECKING:
+    from forgetting.training.pipeline_cli import PipelineCLI
+
+TRAINER_COMMANDS = {
+    "fit": "Fine-tune: a reference on D_ref, or a method on D_train. Goes on where a stopped run stands.",
+    "validate": "Held-out nll of a finished run on D_val, all tokens and by side.",
+    "score": "Write base and reference nll of every response token into the reference's score store.",
+}
+COMMANDS = {
+    "prepare": ("forgetting.training.prepare:prepare_command", "Make the corpus: sources, deduplication, draw, tokens."),
+    "evaluate": ("forgetting.evaluation.command:evaluate_command", "Run benchmarks on a run, a model folder or a hub id."),
+    "compare": ("forgetting.evaluation.command:compare_command", "Paired difference of two evaluations, with intervals."),
+    "table": ("forgetting.reporting.command:table_command", "A table or figure of the paper: ours beside the paper's."),
+    "lab": ("forgetting.lab.command:lab_command", "The paper's comparison on a generated world with known noise."),
+}
+
+
+def usage() -> str:
+    """Every command with a line of help."""
+    lines = ["usage: python -m forgetting <command> [options]", "", "commands:"]
+    rows = [*TRAINER_COMMANDS.items(), *((name, text) for name, (_, text) in COMMANDS.items())]
+    lines += [f"  {name:<10}{text}" for name, text in rows]
+    lines += [
+        "", "Options of a command: python -m forgetting <command> --help", "",
+        "An experiment, from nothing:",
+        "  python -m forgetting fit   --config experiments/<table>/<backbone>/reference.yaml",
+        "  python -m forgetting score --config experiments/<table>/<backbone>/reference.yaml",
+        "  python -m forgetting fit   --config experiments/<table>/<backbone>/forgetting-token.yaml",
+        "  python -m forgetting evaluate runs/<table>/<backbone>/forgetting-token/seed-0",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def config_files(arguments: Sequence[str]) -> list[Path]:
+    """The files given with `--config`, in order."""
+    files = []
+    for place, argument in enumerate(arguments):
+        if argument in ("--config", "-c") and place + 1 < len(arguments):
+            files.append(Path(arguments[place + 1]))
+        elif argument.startswith("--config="):
+            files.append(Path(argument.removeprefix("--config=")))
+    return files
+
+
+def base_files(arguments: Sequence[str]) -> list[Path]:
+    """The base configurations: `configs/paper.yaml`, then the one that an experiment names as its `base`.
+
+    Raises:
+        UserError: A file is missing or not YAML, or there is no such base.
+    """
+    files = [CONFIGS / "paper.yaml"]
+    names = [content["base"] for content in map(read_yaml, config_files(arguments)) if content.get("base")]
+    if names and names[-1] != "paper":
+        file = CONFIGS / f"{names[-1]}.yaml"
+        if not file.is_file():
+            there = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+            raise UserError(f"There is no base configuration {names[-1]!r} in {CONFIGS}; there are: {there}.")
+        files.append(file)
+    for file in files:
+        if not file.is_file():  # jsonargparse would go on without it
+            raise UserError(f"The base configuration {file} is missing. Install the package again.")
+    return files
+
+
+def build_cli(arguments: Sequence[str]) -> "PipelineCLI":
+    """Parse and run a command that needs a Trainer."""
+    from forgetting.training.pipeline_cli import PipelineCLI
+
+    return PipelineCLI(list(arguments), base_files(arguments))
+
+
+def command(name: str) -> Callable[[list[str]], None]:
+    """The function of a command that needs no Trainer."""
+    module, function = COMMANDS[name][0].split(":")
+    return getattr(import_module(module), function)
+
+
+def run(arguments: list[str]) -> None:
+    """Run one command.
+
+    Raises:
+        UserError: Something the user gave is wrong.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+    elif arguments[0] in TRAINER_COMMANDS:
+        build_cli(arguments)
+    elif arguments[0] in COMMANDS:
+        command(arguments[0])(arguments[1:])
+    else:
+        known = ", ".join([*TRAINER_COMMANDS, *COMMANDS])
+        raise UserError(f"There is no command {arguments[0]!r}. The commands are: {known}.")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: an error of the user's is one message on stderr and status 2.
+
+    Args:
+        arguments: Of the command line; None takes them from it. Given ones let a UserError through to the caller.
+    """
+    if arguments is not None:
+        run(arguments)
+        return
+    # One line of these a run is noise; each is about something that this code does on purpose.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing. is deprecated.*", category=FutureWarning)
+    try:
+        run(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

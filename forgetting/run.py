@@ -1,0 +1,182 @@
+"""What a run is called, where it lives, and whether what lies there already is the same run.
+
+A run's id is its experiment's path, plus `@variant` when an overlay or an override changes what is computed; where and
+how it runs (devices, strategy, precision, micro-batches) changes nothing. Its folder is `<root>/<id>/seed-<n>`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from forgetting.artifacts import hash_content, read_json
+from forgetting.errors import UserError
+from forgetting.paths import EXPERIMENTS
+
+EXECUTION = {
+    "model": {"activation_checkpointing", "attention", "compile", "seed", "adapter"},
+    "data": {"corpora", "micro_batch_tokens", "num_workers", "shard_size", "seed", "backbone", "revision"},
+}
+"""Settings that say where and how a run is computed, not what."""
+
+TRAINER = ("max_epochs", "max_steps", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run")
+"""The only settings of the trainer that change what is computed."""
+
+REFERENCE_IGNORES = {
+    "model": {"objective"},
+    "data": {"reference", "reference_seed", "store", "positive_fraction", "granularity", "forget_fraction", "threshold"},
+}
+"""Settings that mean nothing to a reference model: all its tokens are positive."""
+
+
+@dataclass
+class RunSettings:
+    """Where runs are kept and what is logged.
+
+    Attributes:
+        root: Folder of all runs.
+        id: The run's id; None derives it from the files and overrides given. A saved fit.yaml carries it.
+        checkpoint_every_n_steps: A run that is killed goes on from the last of these optimiser steps.
+        wandb: Settings of Weights & Biases (`project`, `entity`, `group`, `tags`, `mode`); None does not log there.
+    """
+
+    root: Path = Path("runs")
+    id: str | None = None
+    checkpoint_every_n_steps: int = 100
+    wandb: dict[str, Any] | None = None
+
+
+def computed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that decides what is computed, the run's seed apart.
+
+    Args:
+        config: A parsed configuration as plain dictionaries.
+    """
+    part = {group: {k: v for k, v in config[group].items() if k not in EXECUTION[group]} for group in ("model", "data")}
+    if config["data"]["split"] == "reference":
+        part = {g: {k: v for k, v in values.items() if k not in REFERENCE_IGNORES[g]} for g, values in part.items()}
+    part["trainer"] = {key: config["trainer"].get(key) for key in TRAINER}
+    return part
+
+
+def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted keys."""
+    if not isinstance(content, Mapping) or not content:
+        return {prefix: content}
+    parts = [flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in content.items()]
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def changes(before: Any, after: Any) -> dict[str, Any]:
+    """The dotted keys whose value differs, with the value after."""
+    old, new = flat(before), flat(after)
+    return {key: new.get(key) for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)}
+
+
+def experiment_id(config_file: Path) -> str:
+    """The path of an experiment's file below `experiments/`, without its suffix; elsewhere the file's own name."""
+    parts = config_file.resolve().with_suffix("").parts
+    if EXPERIMENTS in parts:
+        last = len(parts) - 1 - parts[::-1].index(EXPERIMENTS)
+        if parts[last + 1 :]:
+            return "/".join(parts[last + 1 :])
+    return parts[-1]
+
+
+def variant(overlays: list[tuple[str, dict[str, Any]]], overrides: dict[str, Any]) -> str:
+    """A name for what overlays and overrides change in the computation; empty when they change nothing.
+
+    Args:
+        overlays: Each overlay's name and its changes.
+        overrides: Changes from the command line.
+    """
+    names = [name for name, changed in overlays if changed]
+    names += [f"{key.rsplit('.', 1)[-1]}={_slug(value)}" for key, value in overrides.items()]
+    name = "+".join(names)
+    # A folder's name has a limit; what does not fit is told apart by its hash.
+    return name if len(name) <= 100 else f"{name[:80]}-{hash_content([overlays, overrides])[:12]}"
+
+
+def _slug(value: Any) -> str:
+    text = str(value) if not isinstance(value, (dict, list)) else hash_content(value)[:8]
+    return re.sub(r"[^A-Za-z0-9.,_-]+", "-", text).strip("-") or "none"
+
+
+def with_variant(run_id: str, name: str) -> str:
+    """`run_id` with a variant added to the one it may have."""
+    if not name:
+        return run_id
+    return f"{run_id}+{name}" if "@" in run_id else f"{run_id}@{name}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: its id, its seed, what it computes, and where."""
+
+    id: str
+    seed: int
+    computed: dict[str, Any]
+    folder: Path
+
+    @property
+    def config_hash(self) -> str:
+        """Hash of what is computed, the seed apart."""
+        return hash_content(self.computed)
+
+    @property
+    def provenance_file(self) -> Path:
+        """What the run was made from."""
+        return self.folder / "provenance.json"
+
+    @property
+    def adapter(self) -> Path:
+        """The trained adapter, a PEFT folder; its presence says that the run is complete."""
+        return self.folder / "adapter"
+
+    @property
+    def scores(self) -> Path:
+        """The score store of a reference run."""
+        return self.folder / "scores"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where a run that was stopped goes on from."""
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    def refuse_another(self) -> None:
+        """Refuse a folder that holds a run of another configuration.
+
+        Raises:
+            UserError: It does; the message names what differs.
+        """
+        if not self.provenance_file.is_file():
+            return
+        there = read_json(self.provenance_file)
+        if there["config_hash"] == self.config_hash:
+            return
+        differing = changes(there["computed"], self.computed)
+        was = flat(there["computed"])
+        listed = "; ".join(f"{key}: {was.get(key)!r} there, {value!r} now" for key, value in list(differing.items())[:5])
+        raise UserError(
+            f"{self.folder} holds a run of another configuration ({listed}). Move it away, or give another --run.root."
+        )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A configuration file as plain dictionaries.
+
+    Raises:
+        UserError: It is missing or not YAML.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"There is no configuration file {path}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no configuration: a YAML mapping was expected.")
+    return content

@@ -1,0 +1,240 @@
+"""From a corpus and its scores to optimiser steps with positive and negative masks."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from forgetting.corpus.configuration import CorpusConfig
+from forgetting.corpus.prepare import Corpus, prepare_corpus
+from forgetting.corpus.tokens import TokenizedCorpus, TokenizedSplit, tokenize_corpus, tokenizer_hash
+from forgetting.errors import UserError
+from forgetting.model.backbone import backbone_identity, load_tokenizer
+from forgetting.scores.scoring import ScoringDataset, ShardWork
+from forgetting.scores.selection import Granularity, Selection, Sides
+from forgetting.scores.store import ScoredSplit, ScoreStore, ShardRange, has_shard, shard_ranges
+from forgetting.training.steps import (
+    OptimizerStep,
+    SidedBatch,
+    SidedBatches,
+    SideMasks,
+    StepDataset,
+    StepSampler,
+    share_out,
+)
+
+SCORED = ("train", "validation")
+
+
+class ForgettingData(LightningDataModule):
+    """Optimiser steps over D_train (or D_ref), each token marked positive, negative or neither.
+
+    Masks are derived from the score store, never stored: another ρ needs no new scoring.
+
+    Args:
+        corpus: What the corpus is made from.
+        backbone: Model whose tokenizer is used (the module's; linked by the command line).
+        revision: Hub revision of the backbone.
+        corpora: Folder that holds prepared corpora.
+        template: How messages become text: `tulu` (the paper's), `chat` (the tokenizer's own) or `plain`.
+        max_length: Tokens of a sequence; longer ones are cut on the right.
+        split: `train`, or `reference` to train a reference model on D_ref, every response token positive.
+        reference: Experiment whose store gives the scores, such as table3/llama-3.2-3b/reference; None is the
+            `reference` beside the experiment. The command line finds `store` by it.
+        reference_seed: Seed of the reference's run.
+        store: Folder of the score store.
+        positive_fraction: ρ, or "all": every response token, and no store is needed.
+        granularity: Select tokens or whole sequences.
+        forget_fraction: The lowest share that is forgotten, what lies between being ignored; None: all but ρ.
+        threshold: Select Q > threshold instead of a share.
+        batch_size: Sequences in an optimiser step.
+        micro_batch_tokens: Padded tokens of one forward pass; bounds memory and changes nothing else.
+        shuffle: Draw the order from the run's seed; false keeps the order of the corpus.
+        num_workers: Processes that build steps.
+        shard_size: Examples in a shard of the score store.
+        seed: The run's seed (linked to seed_everything by the command line).
+    """
+
+    def __init__(
+        self,
+        corpus: CorpusConfig,
+        backbone: str,
+        revision: str | None = None,
+        corpora: Path = Path("corpora"),
+        template: Literal["tulu", "chat", "plain"] = "tulu",
+        max_length: int = 2048,
+        split: Literal["train", "reference"] = "train",
+        reference: str | None = None,
+        reference_seed: int = 0,
+        store: Path | None = None,
+        positive_fraction: float | Literal["all"] = 0.7,
+        granularity: Granularity = "token",
+        forget_fraction: float | None = None,
+        threshold: float | None = None,
+        batch_size: int = 24,
+        micro_batch_tokens: int = 4096,
+        shuffle: bool = True,
+        num_workers: int = 0,
+        shard_size: int = 512,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if split == "reference":  # every response token of D_ref is learned, whatever the experiment's ρ
+            positive_fraction, forget_fraction, threshold = "all", None, None
+        self.selection = Selection(positive_fraction, granularity, forget_fraction, threshold)
+        for name, value in (("max_length", max_length), ("batch_size", batch_size),
+                            ("micro_batch_tokens", micro_batch_tokens), ("shard_size", shard_size)):  # fmt: skip
+            if value < 1:
+                raise UserError(f"data.{name} is {value}; it must be at least 1.")
+        self.configuration = corpus
+        self.backbone, self.revision = backbone, revision
+        self.corpora = corpora
+        self.template: str = template
+        self.max_length = max_length
+        self.train_split = split
+        self.store_folder = store
+        self.batch_size = batch_size
+        self.micro_batch_tokens = micro_batch_tokens
+        self.shuffle = shuffle
+        self.num_workers = num_workers
+        self.shard_size = shard_size
+        self.seed = seed
+        self.score_command = "python -m forgetting score --config <the reference experiment>"
+        self.store: ScoreStore | None = None
+        self.sides: Sides | None = None
+        self._tokens: TokenizedCorpus | None = None
+        self._tokenizer_hash = ""
+        self.store_identity: dict[str, Any] = {}
+
+    def open_corpus(self) -> tuple[Corpus, TokenizedCorpus]:
+        """The corpus and its tokens, made where they do not exist yet."""
+        tokenizer = load_tokenizer(self.backbone, self.revision)
+        self._tokenizer_hash = tokenizer_hash(tokenizer)
+        corpus = prepare_corpus(self.configuration, self.corpora)
+        return corpus, tokenize_corpus(corpus, tokenizer, self.template, self.max_length)
+
+    def prepare_data(self) -> None:
+        """Make the corpus and its tokens where they do not exist yet (one process a node)."""
+        self.open_corpus()
+
+    def setup(self, stage: str) -> None:
+        """Open the corpus, memory-mapped; for training open the store and find the cut.
+
+        Raises:
+            UserError: The store is missing, unfinished, or of another corpus, tokenizer, template, length or backbone.
+        """
+        self.corpus, self._tokens = self.open_corpus()
+        if stage == "predict":
+            module = self.trainer.lightning_module if self.trainer else None
+            assert module is not None, "scoring needs a trainer"
+            self.store_identity = {**self.identity(), "adapter": module.adapter_hash}
+        elif self.selection.positive_fraction != "all":
+            self.store = self._matching_store()
+            self.sides = self.store.sides(self.selection)
+
+    @property
+    def tokens(self) -> TokenizedCorpus:
+        """The tokenised corpus, once `setup` has run."""
+        assert self._tokens is not None, "setup() has not run"
+        return self._tokens
+
+    def identity(self) -> dict[str, Any]:
+        """What scores over this corpus depend on, the adapter apart."""
+        base = backbone_identity(self.backbone, self.revision)
+        return {
+            "corpus": self.corpus.content_hash, "tokens": self.tokens.content_hash, "tokenizer": self._tokenizer_hash,
+            "template": self.template, "max_length": self.max_length, "base": base["hash"],
+        }  # fmt: skip
+
+    def _matching_store(self) -> ScoreStore:
+        if self.store_folder is None:
+            raise UserError(f"There is no score store: give data.store, or make one with\n  {self.score_command}")
+        try:
+            store = ScoreStore.open(self.store_folder)
+        except UserError as error:
+            raise UserError(f"{error} Make it with\n  {self.score_command}") from None
+        names = {
+            "corpus": "corpus", "tokenizer": "tokenizer", "template": "template", "max_length": "max_length",
+            "base": "backbone", "tokens": "tokenised corpus",
+        }  # fmt: skip
+        for key, ours in self.identity().items():
+            theirs = store.identity.get(key)
+            if theirs != ours:
+                raise UserError(
+                    f"The score store {store.folder} belongs to another {names[key]}: it was made with {theirs}, this "
+                    f"experiment has {ours}. Make the right one with\n  {self.score_command}"
+                )
+        return store
+
+    def side_masks(self, split: TokenizedSplit, scored: ScoredSplit | None) -> SideMasks:
+        """A function from an example to the sides of its response tokens.
+
+        D_val ranks as if it followed D_train: a token of it that equals the threshold is not above the cut.
+        """
+        sides = self.sides
+        if sides is None or scored is None:
+
+            def every(i: int) -> tuple[np.ndarray, np.ndarray]:
+                count = int(split.num_targets[i])
+                return np.ones(count, np.bool_), np.zeros(count, np.bool_)
+
+            return every
+        by_sequence = self.selection.granularity == "sequence"
+        train = self.store.split("train") if self.store is not None else scored
+        after_sequences, after_tokens = (0, 0) if split.name == "train" else (len(train), train.num_tokens)
+
+        def by_score(i: int) -> tuple[np.ndarray, np.ndarray]:
+            first, score = scored.example(i)
+            if by_sequence:
+                mean = np.array([score.astype(np.float64).mean()])
+                positive, negative = sides.masks(mean, after_sequences + i)
+                return np.repeat(positive, len(score)), np.repeat(negative, len(score))
+            return sides.masks(score, after_tokens + first)
+
+        return by_score
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in an epoch; the last may hold fewer than `batch_size` sequences."""
+        return -(-len(self.tokens.split(self.train_split)) // self.batch_size)
+
+    def train_dataloader(self) -> DataLoader[OptimizerStep]:
+        """One item is one optimiser step."""
+        split = self.tokens.split(self.train_split)
+        scored = self.store.split("train") if self.store is not None else None
+        trainer = self.trainer
+        assert trainer is not None
+        dataset = StepDataset(
+            split, self.side_masks(split, scored), self.micro_batch_tokens, trainer.global_rank, trainer.world_size
+        )
+        sampler = StepSampler(
+            len(split), self.batch_size, self.seed if self.shuffle else None, lambda: trainer.global_step
+        )
+        return DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> DataLoader[SidedBatch] | list[Any]:
+        """D_val in micro-batches, shared over ranks; by side where the store has scored it."""
+        split = self.tokens.split("validation")
+        if len(split) == 0:
+            return []
+        scored = self.store.split("validation") if self.store is not None else None
+        rank, num_ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        steps = StepDataset(split, self.side_masks(split, scored), self.micro_batch_tokens)
+        groups = share_out(split.lengths, self.micro_batch_tokens, num_ranks)[rank]
+        return DataLoader(SidedBatches(steps, groups), batch_size=None, num_workers=self.num_workers)
+
+    def shards(self) -> list[ShardRange]:
+        """Every shard of this corpus's store, in order."""
+        return [shard for name in SCORED for shard in shard_ranges(name, len(self.tokens.split(name)), self.shard_size)]
+
+    def predict_dataloader(self) -> DataLoader[ShardWork]:
+        """The shards that the store still lacks (the command `score`)."""
+        assert self.store_folder is not None, "scoring needs data.store"
+        folder = self.store_folder
+        splits = {name: self.tokens.split(name) for name in SCORED}
+        pending = [shard for shard in self.shards() if not has_shard(folder, shard, self.store_identity)]
+        rank, num_ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        dataset = ScoringDataset(splits, pending, self.micro_batch_tokens, rank, num_ranks)
+        return DataLoader(dataset, batch_size=None, num_workers=self.num_workers)

@@ -1,0 +1,87 @@
+"""The head against float64 autograd through full logits."""
+
+import pytest
+import torch
+from torch import nn
+
+from forgetting.model.head import LogitTransform, chunk_size, token_nll
+
+
+def problem(bias: bool = False, tokens: int = 37, dtype: torch.dtype = torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    head = nn.Linear(16, 101, bias=bias, dtype=dtype).requires_grad_(False)
+    nn.init.normal_(head.weight, generator=generator)
+    hidden = torch.randn(tokens, 16, generator=generator, dtype=dtype, requires_grad=True)
+    targets = torch.randint(101, (tokens,), generator=generator)
+    sent = torch.randn(tokens, generator=generator, dtype=dtype)
+    return head, hidden, targets, sent
+
+
+def by_full_logits(head, hidden, targets, transform):
+    logits = head(hidden).double() * transform.scale
+    if transform.cap is not None:
+        logits = transform.cap * torch.tanh(logits / transform.cap)
+    return -torch.log_softmax(logits, -1)[torch.arange(len(targets)), targets]
+
+
+TRANSFORMS = [LogitTransform(), LogitTransform(scale=0.25), LogitTransform(cap=5.0), LogitTransform(0.5, 3.0)]
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("chunk", [1, 8, 37, 100])
+def test_nll_and_gradient_equal_autograd_for_any_weighting_and_chunk(transform, bias, chunk):
+    head, hidden, targets, sent = problem(bias)
+    ours = token_nll(hidden, targets, head, transform, chunk)
+    (gradient,) = torch.autograd.grad((ours * sent).sum(), hidden)
+    theirs = by_full_logits(head, hidden, targets, transform)
+    (expected,) = torch.autograd.grad((theirs * sent).sum(), hidden)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_the_test_would_see_an_ignored_cap():
+    head, hidden, targets, _ = problem()
+    capped = token_nll(hidden, targets, head, LogitTransform(cap=5.0))
+    assert not torch.allclose(capped, by_full_logits(head, hidden, targets, LogitTransform()), rtol=1e-3)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_a_trained_head_gets_its_own_gradient(transform):
+    head, hidden, targets, sent = problem(bias=True)
+    head.requires_grad_(True)
+    parameters = [hidden, head.weight, head.bias]
+    ours = torch.autograd.grad((token_nll(hidden, targets, head, transform, 8) * sent).sum(), parameters)
+    theirs = torch.autograd.grad((by_full_logits(head, hidden, targets, transform) * sent).sum(), parameters)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_bfloat16_stays_near_float64():
+    head, hidden, targets, sent = problem(dtype=torch.bfloat16)
+    ours = token_nll(hidden, targets, head, chunk=8)
+    (gradient,) = torch.autograd.grad((ours * sent).sum(), hidden)
+    exact_head, exact_hidden = head.double(), hidden.detach().double().requires_grad_()
+    theirs = by_full_logits(exact_head, exact_hidden, targets, LogitTransform())
+    (expected,) = torch.autograd.grad((theirs * sent.double()).sum(), exact_hidden)
+    assert ours.dtype == torch.float32
+    # bfloat16 keeps 8 bits: logits of size about 10 are off by up to 0.03.
+    torch.testing.assert_close(ours.double(), theirs, rtol=0.03, atol=0.1)
+    assert (gradient.double() - expected).norm() < 0.03 * expected.norm()
+
+
+def test_without_gradient_and_without_tokens():
+    head, hidden, targets, _ = problem()
+    with torch.no_grad():
+        plain = token_nll(hidden, targets, head, chunk=8)
+    torch.testing.assert_close(plain, token_nll(hidden, targets, head, chunk=8).detach())
+    nothing = token_nll(hidden[:0], targets[:0], head)
+    assert nothing.shape == (0,)
+    (gradient,) = torch.autograd.grad(nothing.sum(), hidden)  # connected, so that a rank without targets keeps step
+    assert not gradient.any()
+
+
+def test_chunks_are_smaller_where_the_vocabulary_is_larger():
+    cpu = torch.device("cpu")
+    assert chunk_size(128_256, cpu) < chunk_size(32_000, cpu) < chunk_size(500, cpu)
+    assert chunk_size(10**9, cpu) >= 1
