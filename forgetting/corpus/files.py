@@ -1,0 +1,204 @@
+"""Rows of local JSON, JSON Lines, CSV, TSV and Parquet files, exactly as they stand.
+
+Text formats are read here and not by `datasets`: its readers turn the strings "None", "NA" and "null" of a CSV file into
+missing values, dates into timestamps and 007 into 7, and drop or shift fields of a malformed line.
+"""
+
+import csv
+import glob
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from forgetting.corpus.configuration import Source
+from forgetting.errors import UserError
+
+SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
+
+
+def format_of(path: Path) -> str | None:
+    """The format that a file's suffix stands for, .gz left aside."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] == ".gz":
+        suffixes.pop()
+    return SUFFIXES.get(suffixes[-1]) if suffixes else None
+
+
+def is_local(path: str) -> bool:
+    """Whether a path means files here (they exist, or it looks like nothing else) and not a data set on the hub."""
+    return (
+        Path(path).expanduser().exists()
+        or glob.has_magic(path)
+        or path.startswith((".", "/", "~"))
+        or path.count("/") > 1
+        or format_of(Path(path)) is not None
+    )
+
+
+def local_files(source: Source) -> list[Path] | None:
+    """The files of a local source in a fixed order; None when its path is a hub id.
+
+    Raises:
+        UserError: A file is missing or empty, or a folder or pattern has no file of a known format.
+    """
+    patterns = [source.path] if isinstance(source.path, str) else source.path
+    if isinstance(source.path, str) and not is_local(source.path):
+        return None
+    found: list[Path] = []
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        if path.is_file():
+            found.append(path)
+        elif path.is_dir():
+            inside = sorted(
+                file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path))
+            )
+            inside = [file for file in inside if source.format is not None or format_of(file) is not None]
+            if not inside:
+                raise UserError(
+                    f"Source {source.name!r}: the folder {pattern} holds no {', '.join(SUFFIXES)} file. "
+                    "Name the files, or give their format."
+                )
+            found += inside
+        elif glob.has_magic(pattern):
+            matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
+            if not matches:
+                raise UserError(f"Source {source.name!r}: no file matches {pattern} (from {Path.cwd()}).")
+            found += matches
+        else:
+            raise UserError(f"Source {source.name!r}: the file {pattern} does not exist (from {Path.cwd()}).")
+    for file in found:
+        if file.stat().st_size == 0:
+            raise UserError(f"Source {source.name!r}: the file {file} is empty.")
+    return found
+
+
+def read_rows(source: Source, file: Path) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    """The columns of a file and its rows. JSON files without a common schema name the columns of all their rows.
+
+    Raises:
+        UserError: The file is not what its format says; at what line and why.
+    """
+    form = source.format or format_of(file)
+    if form is None:
+        raise UserError(
+            f"Source {source.name!r}: the format of {file} is not clear from its suffix. "
+            f"Rename it to one of {', '.join(SUFFIXES)}, or give format."
+        )
+    where = f"Source {source.name!r}: {file}"
+    if form == "parquet":
+        return _parquet_rows(file, where)
+    try:
+        if form in ("csv", "tsv"):
+            return _separated_rows(source, file, form, where)
+        return _json_rows(file, where)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where} is not UTF-8 text ({error.reason} at byte {error.start}). Convert it to UTF-8."
+        ) from None
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise UserError(f"{where} is not a complete gzip file ({error}). Fetch it again.") from None
+
+
+def _open(file: Path, newline: str | None = None) -> TextIO:
+    if file.suffix.lower() == ".gz":
+        return cast(TextIO, gzip.open(file, "rt", encoding="utf-8-sig", newline=newline))
+    return file.open(encoding="utf-8-sig", newline=newline)
+
+
+def _json_rows(file: Path, where: str) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    with _open(file, newline="\n") as text:
+        start = text.read(64).lstrip()
+        text.seek(0)
+        rows: list[Any] = []
+        try:
+            if start.startswith("["):
+                rows = json.load(text)
+                numbers = range(1, len(rows) + 1)
+                unit = "item"
+            else:
+                lines = [(number, line) for number, line in enumerate(text, 1) if line.strip()]
+                numbers, unit = [number for number, _ in lines], "line"
+                for number, line in lines:
+                    try:
+                        rows.append(json.loads(line))
+                    except ValueError as error:
+                        raise UserError(
+                            f"{where}, line {number}: not valid JSON ({error}). Expected one JSON object a line, "
+                            "or one array of objects."
+                        ) from None
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where} is not valid JSON ({error}). It may be cut short.") from None
+    columns: dict[str, None] = {}
+    for number, row in zip(numbers, rows, strict=True):
+        if not isinstance(row, dict):
+            raise UserError(f"{where}, {unit} {number}: found a {type(row).__name__}, expected a JSON object.")
+        columns.update(dict.fromkeys(row))
+    names = list(columns)
+    return names, ({name: row.get(name) for name in names} for row in rows)
+
+
+def _separated_rows(source: Source, file: Path, form: str, where: str) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    quoted = source.quoted if source.quoted is not None else form == "csv"
+    separator = "\t" if form == "tsv" else ","
+    csv.field_size_limit(2**31 - 1)
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    with _open(file, newline="" if quoted else "\n") as text:
+        try:
+            if quoted:
+                reader = csv.reader(text, delimiter=separator, strict=True)
+                for fields in reader:
+                    if fields:
+                        rows.append(fields)
+                        lines.append(reader.line_num)
+            else:
+                for number, line in enumerate(text, 1):
+                    if line.strip("\r\n"):
+                        rows.append(line.rstrip("\r\n").split(separator))
+                        lines.append(number)
+        except csv.Error as error:
+            raise UserError(
+                f"{where}: not valid {form.upper()} ({error}). Set quoted: false if its fields do not stand in quotes."
+            ) from None
+    columns = source.column_names
+    if columns is None and rows:
+        columns, rows, lines = rows[0], rows[1:], lines[1:]
+    columns = columns or []
+    for number, fields in zip(lines, rows, strict=True):
+        if len(fields) != len(columns):
+            raise UserError(
+                f"{where}, line {number}: found {len(fields)} fields, expected {len(columns)} ({', '.join(columns)}). "
+                "A file without a header row needs column_names; fields in double quotes need quoted: true."
+            )
+    if source.unescape:
+        rows = [[_unescaped(field) for field in fields] for fields in rows]
+    return columns, (dict(zip(columns, fields, strict=True)) for fields in rows)
+
+
+def _parquet_rows(file: Path, where: str) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    try:
+        table = pq.ParquetFile(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{where} is not a Parquet file ({error}). It may be cut short.") from None
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for batch in table.iter_batches(batch_size=1000):
+            yield from batch.to_pylist()
+
+    return table.schema_arrow.names, rows()
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\[nt\\]", lambda match: ESCAPES[match.group()], text) if "\\" in text else text
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in path.parts)

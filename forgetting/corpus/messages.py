@@ -1,0 +1,188 @@
+"""One row of a data set → the conversations in it, or the reason why it has none."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from forgetting.corpus.configuration import Source, columns_of, template_columns
+from forgetting.corpus.trees import tree_conversations
+from forgetting.errors import UserError
+
+Row = dict[str, Any]
+Messages = list[dict[str, str]]
+
+ROLES = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+}
+
+
+class Unusable(Exception):
+    """A row without a usable conversation; its text is the reason under which the row is counted."""
+
+
+@dataclass
+class Conversation:
+    """Messages and where they come from: the row's number in its source, and the name it is counted under."""
+
+    messages: Messages
+    source: str
+    row: int
+
+
+class Converter:
+    """Turns the rows of one source into conversations.
+
+    Args:
+        source: The source, whose mapping is used.
+        columns: The columns there are.
+        dropped: Where rows without a conversation are counted, by source and reason.
+
+    Raises:
+        UserError: The mapping names a column that is not there.
+    """
+
+    def __init__(self, source: Source, columns: list[str], dropped: dict[str, Counter[str]]) -> None:
+        self.source = source
+        self.dropped = dropped
+        wanted = [getattr(source, key) for key in ("messages", "conversations", "tree", "source_column")]
+        for template in (source.prompt, source.prompt_without_input, source.response, source.system):
+            wanted += columns_of(template) if template is not None else []
+        if missing := sorted({column for column in wanted if column is not None and column not in columns}):
+            raise UserError(
+                f"Source {source.name!r} ({source.path}): there is no column {', '.join(map(repr, missing))}. "
+                f"The columns are {', '.join(map(repr, columns)) or 'none'}. Name one of these in the mapping."
+            )
+        self._templates = {
+            key: template_columns(template)
+            for key in ("prompt", "prompt_without_input", "response", "system")
+            if (template := getattr(source, key)) is not None
+        }
+        self._optional: set[str] = set()
+        if source.prompt is not None and source.prompt_without_input is not None:
+            self._optional = set(columns_of(source.prompt)) - set(columns_of(source.prompt_without_input))
+        self._convert: Callable[[Row], list[Messages]] = (
+            self._from_templates if source.prompt is not None
+            else self._from_messages if source.messages is not None
+            else self._from_conversations if source.conversations is not None
+            else self._from_tree
+        )  # fmt: skip
+
+    def convert(self, row: Row, number: int) -> Iterator[Conversation]:
+        """The conversations of one row; a row without any is counted as dropped."""
+        label = self.source.name
+        if self.source.source_column is not None:
+            label = str(row[self.source.source_column])
+        self._left_out = self.dropped[label]
+        try:
+            found = [checked(messages) for messages in self._convert(row)]
+        except Unusable as reason:
+            self._left_out[str(reason)] += 1
+            return
+        for messages in found:
+            yield Conversation(messages, label, number)
+
+    def _from_templates(self, row: Row) -> list[Messages]:
+        shorter = any(is_blank(row[column]) for column in self._optional)
+        prompt = self._fill("prompt_without_input" if shorter else "prompt", row, "prompt")
+        response = self._fill("response", row, "response")
+        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        if self.source.system is not None and not any(is_blank(row[name]) for name in columns_of(self.source.system)):
+            messages.insert(0, {"role": "system", "content": self._fill("system", row, "system")})
+        return [messages]
+
+    def _fill(self, key: str, row: Row, part: str) -> str:
+        pieces: list[str] = []
+        for literal, column in self._templates[key]:
+            pieces.append(literal)
+            if column is not None:
+                value = row[column]
+                if value is None or value != value:  # NaN, as pandas writes a missing value to Parquet
+                    raise Unusable(f"null {part}")
+                if isinstance(value, dict | list):
+                    raise UserError(
+                        f"Source {self.source.name!r}: column {column!r} holds a {type(value).__name__}, and a template "
+                        "inserts text. Use messages, conversations or tree for nested columns."
+                    )
+                pieces.append(str(value))
+        columns = columns_of(getattr(self.source, key))
+        if columns and all(is_blank(row[column]) for column in columns):
+            raise Unusable(f"empty {part}")
+        return "".join(pieces)
+
+    def _from_messages(self, row: Row) -> list[Messages]:
+        return [renamed(row[self.source.messages or ""], "role", "content")]
+
+    def _from_conversations(self, row: Row) -> list[Messages]:
+        return [renamed(row[self.source.conversations or ""], "from", "value")]
+
+    def _from_tree(self, row: Row) -> list[Messages]:
+        tree = row[self.source.tree or ""]
+        if not isinstance(tree, dict):
+            raise Unusable("null tree" if tree is None else "malformed tree")
+        found = tree_conversations(tree, self.source.top_replies, self.source.languages, self._left_out)
+        if not found:
+            raise Unusable("tree without a conversation")
+        return found
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a column's value is null or nothing but whitespace."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def renamed(turns: Any, role_key: str, content_key: str) -> Messages:
+    """A list of turns under any of the usual names → {role, content}.
+
+    Raises:
+        Unusable: The list, one of its turns or a role cannot be read.
+    """
+    if turns is None:
+        raise Unusable("null messages")
+    if isinstance(turns, dict):  # a struct of lists, as older data sets store a list of structs
+        turns = [dict(zip(turns, values, strict=True)) for values in zip(*turns.values(), strict=True)]
+    if not isinstance(turns, list):
+        raise Unusable("malformed messages")
+    messages: Messages = []
+    for turn in turns:
+        if not isinstance(turn, dict) or role_key not in turn or content_key not in turn:
+            raise Unusable("malformed messages")
+        role = ROLES.get(str(turn[role_key]).strip().lower())
+        if role is None:
+            raise Unusable("unknown role")
+        content = turn[content_key]
+        if content is None:
+            raise Unusable(
+                "null response" if role == "assistant" else "null prompt" if role == "user" else "null system"
+            )
+        if not isinstance(content, str):
+            raise Unusable("malformed messages")
+        messages.append({"role": role, "content": content})
+    return messages
+
+
+def checked(messages: Messages) -> Messages:
+    """The messages without an empty system message.
+
+    Raises:
+        Unusable: There is no assistant turn, a user or assistant turn is empty, or a text is not valid Unicode.
+    """
+    kept = [message for message in messages if message["role"] != "system" or message["content"].strip()]
+    for message in kept:
+        if not message["content"].strip():
+            raise Unusable("empty response" if message["role"] == "assistant" else "empty prompt")
+        try:
+            message["content"].encode()
+        except UnicodeEncodeError:
+            raise Unusable("invalid Unicode") from None
+    if not any(message["role"] == "assistant" for message in kept):
+        raise Unusable("no assistant turn")
+    return kept

@@ -1,0 +1,225 @@
+"""A corpus folder: made once, complete or absent, named by what it is made from."""
+
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+
+from forgetting.artifacts import hash_content, read_json, write_json
+from forgetting.corpus.configuration import SPLITS, CorpusConfig
+from forgetting.corpus.pool import Conversations, Draw, draw, shares
+from forgetting.corpus.sources import Located, Memory, Read, locate, read_source
+from forgetting.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # of the folder and of every decision on the way to it: raise it when either changes
+BATCH = 1000
+SCHEMA = pa.schema(
+    [
+        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        ("source", pa.string()),
+        ("source_row", pa.int64()),
+    ]
+)
+
+
+class Corpus:
+    """A prepared corpus: D_train, D_ref and D_val as messages.
+
+    Args:
+        folder: Where it lies.
+
+    Raises:
+        UserError: The folder is not a complete corpus.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest: dict[str, Any] = checked_manifest(folder, FORMAT, "corpus", "python -m forgetting prepare")
+        self.content_hash: str = self.manifest["content_hash"]
+
+    def split(self, name: str) -> datasets.Dataset:
+        """Train, reference or validation, memory-mapped, with the columns messages, source and source_row."""
+        if name not in self.manifest["splits"]:
+            raise UserError(
+                f"The corpus {self.folder} has no split {name!r}; it has {', '.join(self.manifest['splits'])}."
+            )
+        return datasets.Dataset.from_file(str(self.folder / name / "data.arrow"))
+
+
+def prepare_corpus(config: CorpusConfig, root: Path) -> Corpus:
+    """Make the corpus, or open the complete one that is already there.
+
+    Args:
+        config: Sources, sizes and seed.
+        root: The folder that holds corpora. This one's is named by the hash of its configuration and its sources' content.
+
+    Returns:
+        The corpus.
+
+    Raises:
+        UserError: The configuration, a source, or a damaged corpus folder.
+    """
+    config.check()
+    memory = Memory(root / ".sources.json")
+    pool = [locate(source, memory) for source in config.sources]
+    published = {split: locate(source, memory) for split, source in config.published().items()}
+    memory.save()
+    sizes = {f"num_{split}": number for split, number in config.drawn().items()}
+    identity = {
+        "format": FORMAT,
+        **sizes,
+        "seed": config.seed,
+        "deduplicate_reference": config.deduplicate_reference,
+        "sources": [located.identity() for located in pool],
+        "published": {split: located.identity() for split, located in published.items()},
+    }
+    folder = root / hash_content(identity)[:12]
+    if not folder.exists():
+        with complete_folder(folder) as temporary:
+            _make(temporary, config, identity, pool, published)
+    return Corpus(folder)
+
+
+def _make(
+    folder: Path, config: CorpusConfig, identity: dict[str, Any], pool: list[Located], published: dict[str, Located]
+) -> None:
+    reads = [read_source(located, config.seed) for located in pool]
+    named = {split: read_source(located, config.seed) for split, located in published.items()}
+    rows = Conversations()
+    for read in reads:
+        rows.extend(read.conversations)
+    drawn = draw(rows, config, {split: read.conversations for split, read in named.items()})
+    splits = {split: drawn.splits[split] if split in drawn.splits else named[split].conversations for split in SPLITS}
+    described: dict[str, Any] = {}
+    for split, conversations in splits.items():
+        file = folder / split / "data.arrow"
+        write_split(file, conversations)
+        described[split] = {
+            "samples": len(conversations),
+            "from": "published" if split in named else "drawn",
+            "sources": shares(conversations.sources),
+            "content_hash": conversations.content_hash(),
+            "files": {"data.arrow": file.stat().st_size},
+        }
+    manifest = {
+        "format": FORMAT,
+        "kind": "corpus",
+        "content_hash": hash_content({split: entry["content_hash"] for split, entry in described.items()}),
+        "identity": hash_content(identity),
+        "seed": config.seed,
+        "splits": described,
+        "pool": {
+            "rows": sum(read.num_rows for read in reads),
+            "conversations": len(rows),
+            "duplicates": sum(drawn.duplicates.values()),
+            "distinct": drawn.num_unique,
+            "sources": _pool_counts(reads, drawn),
+        },
+        "published": {split: {"rows": read.num_rows, "dropped": _flat(read.dropped)} for split, read in named.items()},
+        "overlap": _overlap(splits),
+        "read": {
+            "sources": {located.source.name: located.record() for located in pool},
+            "published": {split: located.record() for split, located in published.items()},
+        },
+        "config": asdict(config),
+    }
+    for pair, number in manifest["overlap"].items():
+        logger.warning("%s share %d conversations: the published splits are not disjoint.", pair, number)
+    write_json(folder / "manifest.json", manifest)
+
+
+def _pool_counts(reads: list[Read], drawn: Draw) -> dict[str, Any]:
+    usable = Counter(name for read in reads for name in read.conversations.sources)
+    dropped: dict[str, Counter[str]] = {}
+    for read in reads:
+        for name, reasons in read.dropped.items():
+            dropped.setdefault(name, Counter()).update(reasons)
+    return {
+        name: {
+            "conversations": usable[name],
+            "duplicates": drawn.duplicates[name],
+            "dropped": dict(sorted(dropped.get(name, Counter()).items())),
+        }
+        for name in sorted(usable.keys() | {name for name, reasons in dropped.items() if reasons})
+    }
+
+
+def _flat(dropped: dict[str, Counter[str]]) -> dict[str, int]:
+    return dict(sorted(sum(dropped.values(), Counter()).items()))
+
+
+def _overlap(splits: dict[str, Conversations]) -> dict[str, int]:
+    keys = {split: set(conversations.keys) for split, conversations in splits.items()}
+    pairs = [("train", "reference"), ("train", "validation"), ("reference", "validation")]
+    return {f"{a} and {b}": len(keys[a] & keys[b]) for a, b in pairs if keys[a] & keys[b]}
+
+
+def write_split(file: Path, conversations: Conversations) -> None:
+    """Write conversations as an Arrow stream, the format that `datasets` maps into memory."""
+    file.parent.mkdir(parents=True)
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
+        for start in range(0, len(conversations), BATCH):
+            part = slice(start, start + BATCH)
+            messages = [json.loads(text) for text in conversations.texts[part]]
+            columns = [messages, conversations.sources[part], conversations.rows[part]]
+            arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]
+            writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
+
+
+@contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`; on success it becomes `folder`, on failure it is removed.
+
+    Where another process was faster, its folder stays and ours is removed: both are named by the same content.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def checked_manifest(folder: Path, version: int, kind: str, command: str) -> dict[str, Any]:
+    """The manifest of a corpus or token folder whose files are all there, in full length.
+
+    Raises:
+        UserError: Something is missing or cut short; how to mend it.
+    """
+    remedy = f"Remove it (rm -r {folder}) and make it again: {command}."
+    if not (folder / "manifest.json").is_file():
+        raise UserError(f"{folder} is not a complete {kind}: it has no manifest.json. {remedy}")
+    manifest = read_json(folder / "manifest.json")
+    if not isinstance(manifest, dict) or manifest.get("kind") != kind or manifest.get("format") != version:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise UserError(f"{folder} is not a {kind} of format {version} (found {found}). {remedy}")
+    for split, entry in manifest["splits"].items():
+        for name, size in entry["files"].items():
+            file = folder / split / name
+            found = file.stat().st_size if file.is_file() else None
+            if found != size:
+                state = "is missing" if found is None else f"has {found:,} bytes"
+                raise UserError(f"{folder} is damaged: {split}/{name} {state}, its manifest says {size:,}. {remedy}")
+    return manifest

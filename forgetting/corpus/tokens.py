@@ -1,0 +1,189 @@
+"""Tokenised splits, mapped into memory: made once for a tokenizer, template and length, then opened."""
+
+from collections import Counter
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from jaxtyping import Bool, Int32
+from transformers import PreTrainedTokenizerBase
+
+from forgetting.artifacts import hash_content, write_json
+from forgetting.corpus.encoding import Encoded, Encoder, tokenizer_hash
+from forgetting.corpus.prepare import Corpus, checked_manifest, complete_folder
+from forgetting.corpus.templates import Template, template_for
+from forgetting.errors import UserError
+
+FORMAT = 1
+BATCH = 1000
+ARRAYS = ("input_ids", "response_mask", "offsets", "num_targets", "rows")
+
+
+class TokenizedSplit:
+    """The examples of one split that have a target, mapped into memory.
+
+    Args:
+        folder: Its folder inside a token folder.
+        content_hash: Of its tokens and masks.
+
+    Attributes:
+        name: train, reference or validation.
+        lengths: Tokens of each example, int32.
+        num_targets: Response tokens of each example, at least 1, int32.
+        rows: Row of each example in the split of messages, int64 (examples without a target are left out).
+    """
+
+    def __init__(self, folder: Path, content_hash: str) -> None:
+        self.folder = folder
+        self.name = folder.name
+        self.content_hash = content_hash
+        # Copy-on-write: the files cannot be changed, and PyTorch takes the arrays without a warning.
+        arrays = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="c")) for name in ARRAYS}
+        self._input_ids, self._response_mask, self._offsets = (arrays[name] for name in ARRAYS[:3])
+        self.lengths = np.diff(self._offsets).astype(np.int32)
+        self.num_targets = arrays["num_targets"]
+        self.rows = arrays["rows"]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __reduce__(self) -> tuple[type["TokenizedSplit"], tuple[Path, str]]:
+        return TokenizedSplit, (self.folder, self.content_hash)
+
+    def input_ids(self, i: int) -> Int32[np.ndarray, "time"]:
+        """The tokens of example `i`: a view, not a copy."""
+        return self._input_ids[self._offsets[i] : self._offsets[i + 1]]
+
+    def response_mask(self, i: int) -> Bool[np.ndarray, "time"]:
+        """Which tokens of example `i` are targets; position 0 never is."""
+        return self._response_mask[self._offsets[i] : self._offsets[i + 1]]
+
+
+class TokenizedCorpus:
+    """A corpus in tokens.
+
+    Args:
+        folder: A token folder inside a corpus folder.
+
+    Raises:
+        UserError: The folder is not complete.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest: dict[str, Any] = checked_manifest(folder, FORMAT, "tokens", "run the same command again")
+        self.content_hash: str = self.manifest["content_hash"]
+
+    def split(self, name: str) -> TokenizedSplit:
+        """Train, reference or validation."""
+        if name not in self.manifest["splits"]:
+            raise UserError(f"{self.folder} has no split {name!r}; it has {', '.join(self.manifest['splits'])}.")
+        return TokenizedSplit(self.folder / name, self.manifest["splits"][name]["content_hash"])
+
+
+def tokenize_corpus(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerBase, template: str | Template, max_length: int
+) -> TokenizedCorpus:
+    """Tokenise all splits, or open the tokens that are already there.
+
+    Args:
+        corpus: The corpus; the tokens are put into its folder.
+        tokenizer: A fast tokenizer.
+        template: tulu, chat or plain, or a template of your own.
+        max_length: Longer examples are cut on the right.
+
+    Returns:
+        The tokens.
+
+    Raises:
+        UserError: The template does not fit, or no training example has a target within `max_length`.
+    """
+    if max_length < 2:
+        raise UserError(f"data.max_length is {max_length}; expected at least 2.")
+    template = template_for(template, tokenizer) if isinstance(template, str) else template
+    identity = {
+        "format": FORMAT,
+        "corpus": corpus.content_hash,
+        "tokenizer": tokenizer_hash(tokenizer),
+        "template": template.identity,
+        "max_length": max_length,
+    }
+    folder = corpus.folder / f"tokens-{hash_content(identity)[:12]}"
+    if not folder.exists():
+        encoder = Encoder(tokenizer, template.adds_bos)
+        with complete_folder(folder) as temporary:
+            splits = {
+                name: _write_split(temporary / name, corpus.split(name), encoder, template, max_length)
+                for name in corpus.manifest["splits"]
+            }
+            hashes = {name: entry["content_hash"] for name, entry in splits.items()}
+            manifest = {"kind": "tokens", **identity, "content_hash": hash_content(hashes), "splits": splits}
+            write_json(temporary / "manifest.json", manifest)
+    return TokenizedCorpus(folder)
+
+
+def _encoded(
+    split: datasets.Dataset, encoder: Encoder, template: Template, max_length: int
+) -> Iterator[tuple[int, str, Encoded, int]]:
+    for start in range(0, len(split), BATCH):
+        batch = split[start : start + BATCH]
+        segments = []
+        for offset, messages in enumerate(batch["messages"]):
+            try:
+                segments.append(template.render(messages))
+            except UserError as error:
+                raise UserError(
+                    f"{error} (split {split.info.description or ''}row {start + offset}, source "
+                    f"{batch['source'][offset]!r}, its row {batch['source_row'][offset]})"
+                ) from None
+        examples, lengths = encoder.encode(segments, max_length)
+        for offset, (example, length) in enumerate(zip(examples, lengths, strict=True)):
+            yield start + offset, batch["source"][offset], example, length
+
+
+def _write_split(
+    folder: Path, split: datasets.Dataset, encoder: Encoder, template: Template, max_length: int
+) -> dict[str, Any]:
+    folder.mkdir()
+    ids, masks = [np.zeros(0, np.int32)], [np.zeros(0, bool)]
+    lengths, num_targets, rows = [0], [], []
+    without_target: Counter[str] = Counter()
+    truncated: Counter[str] = Counter()
+    for row, source, example, length in _encoded(split, encoder, template, max_length):
+        targets = int(example.response_mask.sum())
+        truncated[source] += length > max_length
+        if targets == 0:
+            without_target[source] += 1
+            continue
+        ids.append(example.input_ids)
+        masks.append(example.response_mask)
+        lengths.append(len(example.input_ids))
+        num_targets.append(targets)
+        rows.append(row)
+    if len(split) and not rows:
+        raise UserError(
+            f"No example of {folder.name} has a response token within max_length {max_length}. Raise data.max_length."
+        )
+    arrays = {
+        "input_ids": np.concatenate(ids),
+        "response_mask": np.concatenate(masks),
+        "offsets": np.cumsum(lengths, dtype=np.int64),
+        "num_targets": np.array(num_targets, dtype=np.int32),
+        "rows": np.array(rows, dtype=np.int64),
+    }
+    hashed = sha256()
+    for name in ARRAYS:
+        np.save(folder / f"{name}.npy", arrays[name])
+        hashed.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return {
+        "examples": len(rows),
+        "tokens": int(arrays["offsets"][-1]),
+        "targets": int(arrays["num_targets"].sum()),
+        "without_target": dict(sorted(without_target.items())),
+        "truncated": dict(sorted((source, n) for source, n in truncated.items() if n)),
+        "content_hash": hashed.hexdigest(),
+        "files": {f"{name}.npy": (folder / f"{name}.npy").stat().st_size for name in ARRAYS},
+    }
