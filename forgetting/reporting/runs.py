@@ -1,0 +1,72 @@
+"""The run folders: which seeds of an experiment are there, and what they measured."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forgetting.artifacts import read_json
+from forgetting.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunFolders:
+    """Results of one variant under one evaluation protocol.
+
+    Attributes:
+        root: Folder of the runs.
+        variant: `published` reads `runs/<experiment>@published`; None the experiments as they stand.
+        protocol: Of the evaluation: `corrected`, `published` or `token_stop`.
+        corpora: Folder of the prepared corpora.
+    """
+
+    root: Path = Path("runs")
+    variant: str | None = None
+    protocol: str = "corrected"
+    corpora: Path = Path("corpora")
+
+    def experiment(self, name: str) -> Path:
+        """The folder that holds an experiment's seeds."""
+        return self.root / (name if self.variant is None else f"{name}@{self.variant}")
+
+    def backbone(self, target: str) -> Path:
+        """The folder of the evaluation of a model itself."""
+        return self.root / "base" / target.removeprefix("./").strip("/").replace("/", "--")
+
+    def seeds(self, name: str) -> list[Path]:
+        """Seed folders of an experiment that are there, in the order of their numbers."""
+        folders = self.experiment(name).glob("seed-*")
+        return sorted(
+            (path for path in folders if path.is_dir()), key=lambda path: int(path.name.removeprefix("seed-"))
+        )
+
+    @property
+    def results_name(self) -> str:
+        """File name of results under the protocol."""
+        return "results.json" if self.protocol == "corrected" else f"results.{self.protocol}.json"
+
+    def results(self, folders: list[Path], suite: str | None) -> list[dict[str, Any]]:
+        """Results of those of `folders` that were evaluated.
+
+        Raises:
+            UserError: Results are of another suite than the table's, or not as `evaluate` writes them.
+        """
+        found = []
+        for folder in folders:
+            path = folder / self.results_name
+            if not path.is_file():
+                continue
+            content = read_json(path)
+            if content.get("format") != 1 or "columns" not in content:
+                raise UserError(f"{path} is not a result of `python -m forgetting evaluate` that this version reads.")
+            if suite is not None and content["suite"] != suite:
+                raise UserError(
+                    f"{path} is of the suite {content['suite']}, the table needs {suite}. "
+                    f"Evaluate again: python -m forgetting evaluate {folder} --suite {suite}"
+                )
+            found.append({**content, "path": str(path)})
+        return found
+
+    def costs(self, folder: Path, stage: str) -> list[dict[str, Any]]:
+        """Entries of a stage in a folder's `cost.json`, one a launch."""
+        path = folder / "cost.json"
+        return [entry for entry in read_json(path) if entry["stage"] == stage] if path.is_file() else []
