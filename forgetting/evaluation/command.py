@@ -28,7 +28,53 @@ def evaluate_command(arguments: list[str]) -> None:
         whole_samples=options.samples,
         fresh=options.fresh,
         quiet=options.quiet,
+        wandb=options.wandb,
     )
+
+
+def compare_command(arguments: list[str]) -> None:
+    """Compare two evaluations: differences with paired bootstrap intervals over documents and seeds."""
+    options = _compare_parser().parse_args(arguments)
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from forgetting.artifacts import write_json
+    from forgetting.evaluation.compare import compare
+
+    a, b = Path(options.run_a), Path(options.run_b)
+    tasks, columns = compare(a, b, options.protocol, options.confidence, options.resamples, options.seed)
+    table = Table("", "A", "B", "A − B", f"{100 * options.confidence:g}% interval", "documents", "seeds")
+    for section in (tasks, columns):
+        for one in section:
+            interval = f"{one.low:+.2f} … {one.high:+.2f}"
+            numbers = (f"{one.a:.2f}", f"{one.b:.2f}", f"{one.difference:+.2f}", interval)
+            table.add_row(one.name, *numbers, str(one.documents), str(one.seeds))
+        table.add_section()
+    console = Console()
+    console.print(f"A: {a}\nB: {b}\nPaired bootstrap over documents and seeds, {options.resamples} resamples.")
+    console.print(table)
+    if options.output:
+        content = {"a": str(a), "b": str(b), "protocol": options.protocol, "confidence": options.confidence}
+        content |= {"tasks": [asdict(one) for one in tasks], "columns": [asdict(one) for one in columns]}
+        write_json(Path(options.output), content)
+
+
+def _compare_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m forgetting compare",
+        description="Compare two evaluations: differences with paired bootstrap intervals over documents and seeds.",
+    )
+    add = parser.add_argument
+    add("run_a", type=str, help="folder with results.json, or an experiment's folder with its seed-<n>")
+    add("run_b", type=str, help="the same")
+    add("--protocol", type=str, default="corrected", help="corrected, published or token_stop")
+    add("--confidence", type=float, default=0.95, help="of the interval")
+    add("--resamples", type=int, default=10_000, help="of the bootstrap")
+    add("--seed", type=int, default=0, help="of the bootstrap")
+    add("--output", type=str | None, default=None, help="also write the table as JSON")
+    return parser
 
 
 def _evaluate_parser() -> ArgumentParser:
@@ -62,6 +108,7 @@ def _evaluate_parser() -> ArgumentParser:
     add("--samples", action="store_true", help="keep documents and prompts beside scores and answers")
     add("--fresh", action="store_true", help="run tasks again that are finished")
     add("--quiet", action="store_true", help="no progress bars")
+    add("--wandb", type=str | None, default=None, help="project for a table in Weights & Biases (default: the run's)")
     return parser
 
 

@@ -1,12 +1,13 @@
 """Evaluate one target on one suite: task after task, each kept as soon as it is finished."""
 
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from forgetting.errors import UserError
-from forgetting.evaluation.harness import bars_wanted, load_model, run_task, silence, task_identity
+from forgetting.evaluation.harness import bars_wanted, device_name, load_model, run_task, silence, task_identity
 from forgetting.evaluation.results import (
     finished_tasks,
     results_path,
@@ -19,11 +20,13 @@ from forgetting.evaluation.results import (
 from forgetting.evaluation.suite import Suite
 from forgetting.evaluation.target import find_target
 from forgetting.evaluation.tasks import PreparedTask, prepare_tasks
+from forgetting.evaluation.tracking import append_cost, log_table, wandb_project
 
 
 def evaluate(
     name: str, suite: Suite, output: Path | None = None, revision: str | None = None, device: str | None = None,
     merge: bool = False, whole_samples: bool = False, fresh: bool = False, quiet: bool = False,
+    wandb: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate a target; tasks that an earlier launch finished with the same settings are not run again.
 
@@ -37,6 +40,7 @@ def evaluate(
         whole_samples: Keep documents and prompts beside scores and answers.
         fresh: Run finished tasks again.
         quiet: Hide the harness's progress bars.
+        wandb: Project of Weights & Biases; None is that of the run's own logger, if it has one.
 
     Returns:
         What was written to `results.json`.
@@ -44,6 +48,7 @@ def evaluate(
     Raises:
         UserError: Something is missing (before the model is loaded), or a task failed (after everything was written).
     """
+    start = time.perf_counter()
     quiet = quiet or not bars_wanted()
     target = find_target(name, revision)
     if merge and target.adapter is None:
@@ -52,7 +57,7 @@ def evaluate(
     model_arguments = target.model_arguments(dtype)
     with silence(quiet):
         prepared = prepare_tasks(suite, model_arguments)
-    description = target.describe() | {"merged": merge}
+    description: dict[str, Any] = target.describe() | {"merged": merge}
     path = results_path(output or target.folder, suite.protocol)
     context = {"base": description["base"]["hash"], "adapter": description["adapter"], "dtype": dtype, "merge": merge}
     context |= {"versions": versions()}
@@ -94,6 +99,10 @@ def evaluate(
         "model_arguments": model_arguments,
     }
     content = write_results(path, description, suite, prepared, tasks, settings)
+    if model is not None:
+        append_cost(path.parent, time.perf_counter() - start, device_name(model))
+    if project := wandb or wandb_project(target.folder):
+        log_table(project, path.parent, content)
     average = content["average"]
     print(f"average {average:.2f} → {path}" if average is not None else f"no average → {path}", flush=True)
     failed = [one.name for one in prepared if tasks[one.name]["status"] != "ok"]

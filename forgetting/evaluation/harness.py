@@ -10,11 +10,11 @@ import time
 from typing import Any
 
 import datasets
-import lm_eval
 import numpy as np
 import torch
 from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
+from lm_eval.evaluator import evaluate
 from lm_eval.utils import set_torch_seed
 
 from forgetting.artifacts import hash_content
@@ -99,10 +99,9 @@ def run_task(
     set_torch_seed(suite.seed)
     prepared.task.set_fewshot_seed(suite.seed)
     _set_batch_size(model, prepared.settings.batch_size or suite.batch_size)
+    loaded: Any = {"tasks": {prepared.name: prepared.task}}
     with silence(quiet):
-        output = lm_eval.evaluate(
-            lm=model, task_dict={"tasks": {prepared.name: prepared.task}}, limit=prepared.limit, log_samples=True
-        )
+        output = evaluate(model, loaded, limit=prepared.limit, log_samples=True)
     if output is None:
         return None
     content: dict[str, Any] = dict(output)
@@ -123,7 +122,7 @@ def run_task(
     return entry, _records(content["samples"][prepared.name], prepared.filter)
 
 
-def device_name(model: LM) -> str:
+def device_name(model: Any) -> str:
     """The name of the accelerator, or `cpu`."""
     device = model.device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

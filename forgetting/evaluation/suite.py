@@ -3,6 +3,7 @@
 import math
 from argparse import ArgumentError
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,9 @@ class Suite:
         batch_size: A number, `auto` or `auto:N`.
         dtype: Of the weights; None is what the run was trained in, else the model's own.
         include_path: Folders with task files; relative to the suite's file.
-        data_files: task → split → local file(s), instead of the task's data; relative to the suite's file.
+        data_files: task → split → local file(s), instead of the task's data; relative to the suite's file. The name
+            of a task may be a pattern, such as `tydiqa_*`.
+        metadata: Handed to the tasks, as the harness's `--metadata`; relative paths are from the current folder.
     """
 
     name: str
@@ -70,6 +73,13 @@ class Suite:
     dtype: str | None = None
     include_path: list[str] = field(default_factory=list)
     data_files: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def files_of(self, task: str) -> dict[str, list[str]] | None:
+        """The local files of a task: by its name, else by the first pattern that it matches."""
+        if task in self.data_files:
+            return self.data_files[task]
+        return next((files for pattern, files in self.data_files.items() if fnmatch(task, pattern)), None)
 
     def only(self, names: list[str]) -> None:
         """Keep only these tasks, and the columns that still have one.
@@ -84,7 +94,6 @@ class Suite:
         for column in self.columns.values():
             column.tasks = [task for task in column.tasks if task in names]
         self.columns = {name: column for name, column in self.columns.items() if column.tasks}
-        self.data_files = {task: files for task, files in self.data_files.items() if task in names}
 
 
 def load_suite(name: str, protocol: str = "corrected") -> Suite:

@@ -58,7 +58,7 @@ def prepare_tasks(suite: Suite, model_arguments: dict[str, str]) -> list[Prepare
         UserError: A task is unknown, its data are missing, or a package that it needs is.
     """
     names = [name for column in suite.columns.values() for name in column.tasks]
-    manager = _manager(tuple(names), tuple(suite.include_path), tuple(sorted(model_arguments.items())))
+    manager = _manager(names, suite.include_path, {**model_arguments, **suite.metadata})
     for name in names:
         if name not in manager.task_index:
             close = difflib.get_close_matches(name, manager.all_tasks, n=3)
@@ -67,33 +67,30 @@ def prepare_tasks(suite: Suite, model_arguments: dict[str, str]) -> list[Prepare
             raise UserError(
                 f"There is no task {name}, neither in the harness nor in the included folders ({places}).{hint}"
             )
-    if unused := set(suite.data_files) - set(names):
-        raise UserError(
-            f"data_files names the task {sorted(unused)[0]}, which is not evaluated. Evaluated: {', '.join(names)}."
-        )
     return [
         prepared
         for column_name, column in suite.columns.items()
         for name in column.tasks
-        for prepared in _prepare(manager, name, column_name, column, suite.data_files.get(name))
+        for prepared in _prepare(manager, name, column_name, column, suite.files_of(name))
     ]
 
 
-@cache
-def _manager(
-    names: tuple[str, ...], include_path: tuple[str, ...], metadata: tuple[tuple[str, str], ...]
-) -> TaskManager:
-    """The harness's index; its own 15,000 task files, which take seconds to read, only when they are needed."""
+def _manager(names: list[str], include_path: list[str], metadata: dict[str, str]) -> TaskManager:
+    """The harness's index; that of its own 15,000 task files takes seconds, so only when one of them is needed."""
     from forgetting.paths import CONFIGS
 
-    folders: list[str | Path] = [CONFIGS / OWN_TASKS, *include_path]
-    for folder in folders[1:]:
+    for folder in include_path:
         if not Path(folder).is_dir():
             raise UserError(f"The folder of tasks {folder} does not exist.")
-    manager = TaskManager(include_path=folders, include_defaults=False, metadata=dict(metadata))  # pyright: ignore[reportArgumentType]
-    if all(name in manager.task_index for name in names):
-        return manager
-    return TaskManager(include_path=folders, metadata=dict(metadata))  # pyright: ignore[reportArgumentType]
+    folders = (str(CONFIGS / OWN_TASKS), *include_path)
+    manager = TaskManager(include_path=list(folders), include_defaults=False, metadata=metadata)  # pyright: ignore[reportArgumentType]
+    known = all(name in manager.task_index for name in names)
+    return manager if known else _whole_manager(folders, tuple(sorted(metadata.items())))
+
+
+@cache
+def _whole_manager(folders: tuple[str, ...], metadata: tuple[tuple[str, str], ...]) -> TaskManager:
+    return TaskManager(include_path=list(folders), metadata=dict(metadata))  # pyright: ignore[reportArgumentType]
 
 
 def _prepare(
@@ -159,23 +156,23 @@ def local_data(manager: TaskManager, name: str, column: Column, data_files: dict
             f"data_files.{name}: {name} is a group; give the files of its tasks, and list these in the suite."
         )
     suffixes = {Path(file).suffix for files in data_files.values() for file in files}
-    builders = {BUILDERS.get(suffix) for suffix in suffixes}
-    if len(builders) != 1 or None in builders:
+    builders = {BUILDERS.get(suffix, "") for suffix in suffixes}
+    if len(builders) != 1 or "" in builders:
         raise UserError(
             f"data_files.{name}: files of one kind ({', '.join(BUILDERS)}) were expected, not "
             f"{', '.join(sorted(suffixes))}."
         )
     evaluated = configuration.get("test_split") or configuration.get("validation_split")
-    needed = {evaluated}
+    needed = {str(evaluated)}
     if column.shots:
-        needed.add(configuration.get("fewshot_split") or configuration.get("training_split") or evaluated)
+        needed.add(str(configuration.get("fewshot_split") or configuration.get("training_split") or evaluated))
     if missing := needed - set(data_files):
         raise UserError(
             f"data_files.{name} gives {', '.join(data_files)}, but the task also needs its split {sorted(missing)[0]}."
         )
     builder = builders.pop()
     arguments: dict[str, Any] = {"data_files": data_files}
-    if builder == configuration.get("dataset_path"):
+    if "custom_dataset" in configuration or builder == configuration.get("dataset_path"):
         arguments = {**configuration.get("dataset_kwargs", {}), **arguments}
     elif suffixes == {".tsv"}:
         arguments["sep"] = "\t"
