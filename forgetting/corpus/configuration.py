@@ -12,7 +12,7 @@ SPLITS = ("train", "reference", "validation")
 
 
 def template_columns(template: str) -> list[tuple[str, str | None]]:
-    """Cut a template such as `"{instruction}\\n\\n{input}"` into (literal text, column) pairs; `{{` and `}}` are literal.
+    """Cut a template such as `"{instruction}: {input}"` into (literal text, column) pairs; `{{` and `}}` are literal.
 
     A column is a plain name: attribute access, conversions and format codes are refused, so that a template can do
     nothing but insert text.
@@ -39,7 +39,7 @@ def columns_of(template: str) -> list[str]:
 
 @dataclass
 class Source:
-    """One data set and how its rows become conversations.
+    r"""One data set and how its rows become conversations.
 
     Exactly one mapping is given: `prompt` with `response`, or `messages`, or `conversations`, or `tree`.
 
@@ -55,7 +55,7 @@ class Source:
         quoted: Whether fields of a CSV or TSV file may stand in double quotes. By default yes for CSV, no for TSV.
         unescape: Turn a literal backslash-n in CSV and TSV fields into a newline (and backslash-t into a tab),
             as Flan's chain-of-thought files need.
-        prompt: Template of the user's message over columns, such as "{instruction}\\n\\n{input}".
+        prompt: Template of the user's message over columns, such as "{instruction}\n\n{input}".
         prompt_without_input: Template used instead for rows in which a column that only `prompt` names is empty,
             such as "{instruction}".
         response: Template of the assistant's message, such as "{output}".
@@ -128,6 +128,8 @@ class Source:
                     f"{where}: prompt_without_input {self.prompt_without_input!r} must name fewer columns than "
                     f"prompt {self.prompt!r}: it is used where one of the others is empty."
                 )
+        if self.languages is not None and self.tree is None:
+            raise UserError(f"{where}: languages belongs to tree only.")
         for key in ("size", "top_replies"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -193,6 +195,6 @@ class CorpusConfig:
         wanted = [split for split, number in self.drawn().items() if number > 0]
         if not self.sources and wanted:
             raise UserError(
-                f"data.corpus.sources is empty, but {', '.join(wanted)} must be drawn from it. Give sources, or name the "
-                f"published split (data.corpus.{wanted[0]}), or set data.corpus.num_{wanted[0]} to 0."
+                f"data.corpus.sources is empty, but {', '.join(wanted)} must be drawn from it. Give sources, or name "
+                f"the published split (data.corpus.{wanted[0]}), or set data.corpus.num_{wanted[0]} to 0."
             )

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from jaxtyping import Bool, Int32
 from tokenizers import AddedToken, Tokenizer
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from forgetting.artifacts import hash_content
 from forgetting.corpus.templates import Segment
@@ -34,7 +35,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What the tokenizer puts before a text: BOS, or nothing. What it would put after it is left out: EOS is the template's.
+    """What the tokenizer puts before a text: BOS, or nothing. What it would put after it is left out.
 
     Raises:
         UserError: It does more than put tokens before and after.
@@ -45,13 +46,13 @@ def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         if whole[start : start + len(plain)] == plain:
             return whole[:start]
     raise UserError(
-        f"The tokenizer ({tokenizer.name_or_path}) changes a text's own tokens when it adds special ones ({plain} becomes "
-        f"{whole}). Use one that only puts BOS in front."
+        f"The tokenizer ({tokenizer.name_or_path}) changes a text's own tokens when it adds special ones "
+        f"({plain} becomes {whole}). Use one that only puts BOS in front."
     )
 
 
 def _backend(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
-    if not tokenizer.is_fast:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(
             f"The tokenizer ({tokenizer.name_or_path}) is a {type(tokenizer).__name__} without character offsets, from "
             "which the response mask is taken. Use its fast version (a folder with tokenizer.json)."
@@ -135,4 +136,4 @@ class Encoder:
             added = AddedToken(marker, lstrip=token.lstrip, rstrip=token.rstrip, normalized=False, special=False)
             self._copy.add_tokens([added])
             self._markers[control] = marker
-            self._ids[self._copy.token_to_id(marker)] = identity
+            self._ids[cast(int, self._copy.token_to_id(marker))] = identity

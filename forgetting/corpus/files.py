@@ -1,7 +1,7 @@
 """Rows of local JSON, JSON Lines, CSV, TSV and Parquet files, exactly as they stand.
 
-Text formats are read here and not by `datasets`: its readers turn the strings "None", "NA" and "null" of a CSV file into
-missing values, dates into timestamps and 007 into 7, and drop or shift fields of a malformed line.
+Text formats are read here and not by `datasets`: its readers turn the strings "None", "NA" and "null" of a CSV file
+into missing values, dates into timestamps and 007 into 7, and drop or shift fields of a malformed line.
 """
 
 import csv
@@ -9,6 +9,7 @@ import glob
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -20,7 +21,19 @@ from forgetting.corpus.configuration import Source
 from forgetting.errors import UserError
 
 SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+SEPARATED_OPTIONS = ("column_names", "quoted", "unescape")
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
+
+
+def refuse_options(source: Source, found: str, proper: str, options: tuple[str, ...]) -> None:
+    """Refuse options that mean nothing for what a source is.
+
+    Raises:
+        UserError: One of them is set.
+    """
+    for option in options:
+        if getattr(source, option) not in (None, False):
+            raise UserError(f"Source {source.name!r}: {option} is for {proper}, but {found}. Leave it out.")
 
 
 def format_of(path: Path) -> str | None:
@@ -50,6 +63,7 @@ def local_files(source: Source) -> list[Path] | None:
     """
     patterns = [source.path] if isinstance(source.path, str) else source.path
     if isinstance(source.path, str) and not is_local(source.path):
+        refuse_options(source, f"{source.path} is on the hub", "CSV and TSV files", (*SEPARATED_OPTIONS, "format"))
         return None
     found: list[Path] = []
     for pattern in patterns:
@@ -77,6 +91,7 @@ def local_files(source: Source) -> list[Path] | None:
     for file in found:
         if file.stat().st_size == 0:
             raise UserError(f"Source {source.name!r}: the file {file} is empty.")
+    refuse_options(source, "its path is local", "data sets on the hub", ("config", "revision"))
     return found
 
 
@@ -93,18 +108,24 @@ def read_rows(source: Source, file: Path) -> tuple[list[str], Iterator[dict[str,
             f"Rename it to one of {', '.join(SUFFIXES)}, or give format."
         )
     where = f"Source {source.name!r}: {file}"
-    if form == "parquet":
-        return _parquet_rows(file, where)
+    if form not in ("csv", "tsv"):
+        refuse_options(source, f"{file} is {form.upper()}", "CSV and TSV files", SEPARATED_OPTIONS)
     try:
-        if form in ("csv", "tsv"):
-            return _separated_rows(source, file, form, where)
-        return _json_rows(file, where)
+        if form == "parquet":
+            columns, rows = _parquet_rows(file, where)
+        elif form in ("csv", "tsv"):
+            columns, rows = _separated_rows(source, file, form, where)
+        else:
+            columns, rows = _json_rows(file, where)
     except UnicodeDecodeError as error:
         raise UserError(
             f"{where} is not UTF-8 text ({error.reason} at byte {error.start}). Convert it to UTF-8."
         ) from None
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{where} is not a complete gzip file ({error}). Fetch it again.") from None
+    if not columns:
+        raise UserError(f"{where} has no rows.")
+    return columns, rows
 
 
 def _open(file: Path, newline: str | None = None) -> TextIO:
@@ -184,14 +205,20 @@ def _separated_rows(source: Source, file: Path, form: str, where: str) -> tuple[
 
 
 def _parquet_rows(file: Path, where: str) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    def damaged(error: Exception) -> UserError:
+        return UserError(f"{where} is not a Parquet file, or not a whole one ({error}). Fetch or make it again.")
+
     try:
         table = pq.ParquetFile(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{where} is not a Parquet file ({error}). It may be cut short.") from None
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(error) from None
 
     def rows() -> Iterator[dict[str, Any]]:
-        for batch in table.iter_batches(batch_size=1000):
-            yield from batch.to_pylist()
+        try:
+            for batch in table.iter_batches(batch_size=1000):
+                yield from batch.to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise damaged(error) from None
 
     return table.schema_arrow.names, rows()
 

@@ -5,7 +5,7 @@ import re
 import datasets
 import httpx
 from datasets.exceptions import DatasetsError
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -74,8 +74,8 @@ def load_hub(source: Source, commit: str | None) -> tuple[datasets.Dataset, str]
         raise UserError(f"Source {source.name!r}: which commit of {path} the local cache holds is not recorded there.")
     if commit is not None and found != commit:
         raise UserError(
-            f"Source {source.name!r}: the hub cannot be reached, and the local cache holds commit {found} of {path}, not "
-            f"{commit}. Run once with network access, or set revision: {found}."
+            f"Source {source.name!r}: commit {commit} of {path} cannot be fetched, and the local cache holds "
+            f"commit {found}. Run once with network access, or set revision: {found}."
         )
     if loaded.num_rows == 0:
         raise UserError(f"Source {source.name!r}: split {source.split!r} of {path} has no rows.")
@@ -96,18 +96,19 @@ def _explained(source: Source, commit: str | None, error: Exception) -> str:
         if isinstance(cause, GatedRepoError):
             return _gated(source)
         cause = cause.__cause__
-    if "gated" in reason:
+    if "is a gated dataset" in reason:
         return _gated(source)
-    if datasets.config.HF_HUB_OFFLINE or isinstance(error, ConnectionError | httpx.TransportError):
-        state = "HF_HUB_OFFLINE is set" if datasets.config.HF_HUB_OFFLINE else "the hub cannot be reached"
+    offline = constants.HF_HUB_OFFLINE
+    if offline or isinstance(error, ConnectionError | httpx.TransportError):
+        state = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
         return (
             f"Source {source.name!r}: {state}, and the data set {path}"
             f"{f' (commit {commit})' if commit else ''} is not in the local cache ({reason}). "
             f"Run once with network access, or give a local file."
         )
-    if "split" in reason.lower():
+    if "nknown split" in reason or "Bad split" in reason:
         return f"Source {source.name!r}: the data set {path} has no split {source.split!r} ({reason})."
-    if "config" in reason.lower():
+    if "BuilderConfig" in reason or "Config name" in reason:
         return f"Source {source.name!r}: config {source.config!r} does not fit the data set {path} ({reason})."
     if "doesn't exist on the Hub" in reason:
         return _missing(source)
@@ -117,8 +118,8 @@ def _explained(source: Source, commit: str | None, error: Exception) -> str:
 def _gated(source: Source) -> str:
     path = _hub_id(source)
     return (
-        f"Source {source.name!r}: the data set {path} is gated. Ask for access at https://huggingface.co/datasets/{path}, "
-        "then log in with `hf auth login` or set HF_TOKEN."
+        f"Source {source.name!r}: the data set {path} is gated. Ask for access at "
+        f"https://huggingface.co/datasets/{path}, then log in with `hf auth login` or set HF_TOKEN."
     )
 
 

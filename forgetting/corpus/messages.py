@@ -44,13 +44,14 @@ class Converter:
     Args:
         source: The source, whose mapping is used.
         columns: The columns there are.
+        where: The file or data set they are of.
         dropped: Where rows without a conversation are counted, by source and reason.
 
     Raises:
         UserError: The mapping names a column that is not there.
     """
 
-    def __init__(self, source: Source, columns: list[str], dropped: dict[str, Counter[str]]) -> None:
+    def __init__(self, source: Source, columns: list[str], where: str, dropped: dict[str, Counter[str]]) -> None:
         self.source = source
         self.dropped = dropped
         wanted = [getattr(source, key) for key in ("messages", "conversations", "tree", "source_column")]
@@ -58,7 +59,7 @@ class Converter:
             wanted += columns_of(template) if template is not None else []
         if missing := sorted({column for column in wanted if column is not None and column not in columns}):
             raise UserError(
-                f"Source {source.name!r} ({source.path}): there is no column {', '.join(map(repr, missing))}. "
+                f"Source {source.name!r}: {where} has no column {', '.join(map(repr, missing))}. "
                 f"The columns are {', '.join(map(repr, columns)) or 'none'}. Name one of these in the mapping."
             )
         self._templates = {
@@ -79,7 +80,7 @@ class Converter:
     def convert(self, row: Row, number: int) -> Iterator[Conversation]:
         """The conversations of one row; a row without any is counted as dropped."""
         label = self.source.name
-        if self.source.source_column is not None:
+        if self.source.source_column is not None and not is_blank(row[self.source.source_column]):
             label = str(row[self.source.source_column])
         self._left_out = self.dropped[label]
         try:
@@ -109,8 +110,8 @@ class Converter:
                     raise Unusable(f"null {part}")
                 if isinstance(value, dict | list):
                     raise UserError(
-                        f"Source {self.source.name!r}: column {column!r} holds a {type(value).__name__}, and a template "
-                        "inserts text. Use messages, conversations or tree for nested columns."
+                        f"Source {self.source.name!r}: column {column!r} holds a {type(value).__name__}, and a "
+                        "template inserts text. Use messages, conversations or tree for nested columns."
                     )
                 pieces.append(str(value))
         columns = columns_of(getattr(self.source, key))

@@ -14,7 +14,7 @@ from forgetting.errors import UserError
 
 
 def content_key(messages: Messages) -> bytes:
-    """What decides whether two conversations are the same: roles and contents, Unicode NFC, whitespace runs as one space.
+    """What decides whether conversations are the same: roles and contents, Unicode NFC, whitespace runs as one space.
 
     Upper and lower case, punctuation and the division into messages count.
     """

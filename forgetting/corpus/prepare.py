@@ -63,7 +63,7 @@ def prepare_corpus(config: CorpusConfig, root: Path) -> Corpus:
 
     Args:
         config: Sources, sizes and seed.
-        root: The folder that holds corpora. This one's is named by the hash of its configuration and its sources' content.
+        root: The folder that holds corpora; each is named by the hash of its configuration and its sources' content.
 
     Returns:
         The corpus.

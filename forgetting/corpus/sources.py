@@ -1,5 +1,6 @@
 """Sources → conversations, with a record of what was really read and of what was dropped."""
 
+import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -95,7 +96,7 @@ class Memory:
 
     def save(self) -> None:
         """Write what is new."""
-        if self._changed:
+        if self._changed and os.access(self.path.parent if self.path.parent.exists() else ".", os.W_OK):
             write_json(self.path, self.content)
 
     def _keep(self, key: str, value: Any) -> None:
@@ -138,8 +139,8 @@ def read_source(located: Located, seed: int) -> Read:
     source = located.source
     dropped: dict[str, Counter[str]] = defaultdict(Counter)
     conversations, num_rows = Conversations(), 0
-    for columns, rows in _tables(located):
-        converter = Converter(source, columns, dropped)
+    for where, columns, rows in _tables(located):
+        converter = Converter(source, columns, where, dropped)
         start = num_rows
 
         def counted(rows: Iterator[dict[str, Any]] = rows) -> Iterator[dict[str, Any]]:
@@ -170,12 +171,12 @@ def read_source(located: Located, seed: int) -> Read:
     return Read(conversations, num_rows, dropped)
 
 
-def _tables(located: Located) -> Iterator[tuple[list[str], Iterator[dict[str, Any]]]]:
+def _tables(located: Located) -> Iterator[tuple[str, list[str], Iterator[dict[str, Any]]]]:
     if located.files is not None:
         for file in located.files:
-            yield read_rows(located.source, file)
+            yield str(file), *read_rows(located.source, file)
         return
     loaded = located.loaded
     if loaded is None:
         loaded, _ = load_hub(located.source, located.commit)
-    yield loaded.column_names, (dict(row) for row in loaded)
+    yield str(located.source.path), loaded.column_names, (dict(row) for row in loaded)

@@ -6,7 +6,7 @@ ordinary text: data cannot end a turn or forge one.
 
 import re
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
@@ -30,6 +30,7 @@ class Segment:
     is_control: bool = False
 
 
+@runtime_checkable
 class Template(Protocol):
     """How messages become text."""
 
@@ -73,9 +74,9 @@ def eos_of(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
 
 
 class Tulu:
-    """The published code's plain-text format.
+    r"""The published code's plain-text format.
 
-    `<|system|>\\n{s}\\n`, `<|user|>\\n{x}\\n`, `<|assistant|>\\n{y}{eos}\\n`: contents stripped, the whole stripped at its
+    `<|system|>\n{s}\n`, `<|user|>\n{x}\n`, `<|assistant|>\n{y}{eos}\n`: contents stripped, the whole stripped at its
     end. Targets are assistant contents, EOS, and the newline after an EOS that is not the end.
     """
 
@@ -142,10 +143,10 @@ class Plain:
 class Chat:
     """The tokenizer's own chat template.
 
-    Targets are what `{% generation %}` marks, where the template has it. Otherwise an assistant's turn is what rendering
-    the conversation up to and including it adds to rendering it up to the generation prompt; both must be beginnings of
-    the whole, and the turn must begin with the message, or the conversation is refused. The turn's end marker is a target,
-    whitespace after it is not.
+    Targets are what `{% generation %}` marks, where the template has it. Otherwise an assistant's turn is what
+    rendering the conversation up to and including it adds to rendering it up to the generation prompt; both must be
+    beginnings of the whole, and the turn must begin with the message, or the conversation is refused. The turn's end
+    marker is a target, whitespace after it is not.
 
     A template that prints today's date prints 26 July 2024 instead, so that the same data gives the same tokens.
     """
@@ -162,7 +163,7 @@ class Chat:
         source = tokenizer.get_chat_template()
         self.marks_generation = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
         self.source = _with_fixed_date(source)
-        self.variables = dict(tokenizer.special_tokens_map)
+        self.variables: dict[str, Any] = dict(tokenizer.special_tokens_map)
         special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
         self.special = sorted(special, key=len, reverse=True)
         self._control = re.compile("(" + "|".join(map(re.escape, self.special)) + ")") if special else None
@@ -200,8 +201,8 @@ class Chat:
             turn = until[len(before) :]
             if not turn.lstrip().startswith(message["content"].strip()):
                 raise UserError(
-                    f"The chat template does not write message {i} (assistant) right after its generation prompt: found "
-                    f"{turn[:60]!r}. Use a template with {{% generation %}} markers, or data.template: tulu."
+                    f"The chat template does not write message {i} (assistant) right after its generation prompt: "
+                    f"found {turn[:60]!r}. Use a template with {{% generation %}} markers, or data.template: tulu."
                 )
             spans.append((len(before), len(before) + len(self._without_tail(turn))))
         return text, spans
@@ -218,7 +219,7 @@ class Chat:
         except jinja2.TemplateError as error:
             roles = ", ".join(message["role"] for message in messages) or "nothing"
             raise UserError(f"The chat template refuses a conversation of {roles}: {error}") from None
-        return texts[0], [tuple(span) for span in marked[0]] if marked else []
+        return texts[0], [(int(start), int(end)) for start, end in marked[0]] if marked else []
 
     def _without_tail(self, turn: str) -> str:
         stripped = turn.rstrip()

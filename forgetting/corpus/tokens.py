@@ -126,7 +126,7 @@ def tokenize_corpus(
 
 
 def _encoded(
-    split: datasets.Dataset, encoder: Encoder, template: Template, max_length: int
+    name: str, split: datasets.Dataset, encoder: Encoder, template: Template, max_length: int
 ) -> Iterator[tuple[int, str, Encoded, int]]:
     for start in range(0, len(split), BATCH):
         batch = split[start : start + BATCH]
@@ -136,7 +136,7 @@ def _encoded(
                 segments.append(template.render(messages))
             except UserError as error:
                 raise UserError(
-                    f"{error} (split {split.info.description or ''}row {start + offset}, source "
+                    f"{error} ({name}, row {start + offset}, source "
                     f"{batch['source'][offset]!r}, its row {batch['source_row'][offset]})"
                 ) from None
         examples, lengths = encoder.encode(segments, max_length)
@@ -152,7 +152,7 @@ def _write_split(
     lengths, num_targets, rows = [0], [], []
     without_target: Counter[str] = Counter()
     truncated: Counter[str] = Counter()
-    for row, source, example, length in _encoded(split, encoder, template, max_length):
+    for row, source, example, length in _encoded(folder.name, split, encoder, template, max_length):
         targets = int(example.response_mask.sum())
         truncated[source] += length > max_length
         if targets == 0:
