@@ -122,6 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
     # One line of these a run is noise; each is about something that this code does on purpose.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing. is deprecated.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
     try:
         run(sys.argv[1:])
     except UserError as error:

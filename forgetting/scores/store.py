@@ -21,7 +21,7 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning moves batches to a device by copying their dataclasses
 class ShardRange:
     """Examples `first` to `last` (excluded) of a split."""
 

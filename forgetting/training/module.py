@@ -161,10 +161,10 @@ class FineTuner(LightningModule):
                 self.manual_backward(part * self.trainer.world_size)
             nll = nll.detach()
             sums += torch.stack([part.detach(), nll[batch.positive_mask].sum(), nll[batch.negative_mask].sum()])
-        norm = self._clip_gradient()
+        norm, rate = self._clip_gradient(), float(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()  # type: ignore[union-attr]
-        self._log_step(step, sums, coefficient, norm, float(schedule.get_last_lr()[0]))  # type: ignore[union-attr]
+        self._log_step(step, sums, coefficient, norm, rate)
 
     def _seed_dropout(self, step: int) -> None:
         """Dropout's draws follow from run seed, step and rank, so that a resumed run draws what it would have drawn."""

@@ -6,7 +6,7 @@ step's counts before any forward pass, and what the step computes does not depen
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from forgetting.model.batch import MicroBatch, cut_by_tokens, pad
 
 
+@runtime_checkable
 class Examples(Protocol):
     """Tokenised examples, as `corpus` gives them."""
 
