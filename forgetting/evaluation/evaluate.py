@@ -59,7 +59,8 @@ def evaluate(
         prepared = prepare_tasks(suite, model_arguments)
     description: dict[str, Any] = target.describe() | {"merged": merge}
     path = results_path(output or target.folder, suite.protocol)
-    context = {"base": description["base"]["hash"], "adapter": description["adapter"], "dtype": dtype, "merge": merge}
+    adapter = description["adapter"] and description["adapter"]["hash"]
+    context = {"base": description["base"]["hash"], "adapter": adapter, "dtype": dtype, "merge": merge}
     context |= {"versions": versions()}
     earlier = {} if fresh else finished_tasks(path)
 

@@ -1,12 +1,15 @@
 """Running one task of the harness: model loaded once from paths, everything else fresh for each task."""
 
 import contextlib
+import inspect
 import io
 import logging
 import math
 import random
 import sys
 import time
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -17,7 +20,7 @@ from lm_eval.api.registry import get_model
 from lm_eval.evaluator import evaluate
 from lm_eval.utils import set_torch_seed
 
-from forgetting.artifacts import hash_content
+from forgetting.artifacts import hash_content, hash_file
 from forgetting.errors import UserError
 from forgetting.evaluation.suite import Suite
 from forgetting.evaluation.tasks import PreparedTask
@@ -74,9 +77,22 @@ def task_identity(prepared: PreparedTask, suite: Suite, context: dict[str, Any])
 
 
 def task_configuration(prepared: PreparedTask) -> dict[str, Any]:
-    """The task's configuration without what only says where it came from."""
-    configuration = prepared.task.dump_config()
-    return {key: str(value) for key, value in configuration.items() if key not in ("metadata", "dataset_kwargs")}
+    """The task's configuration without what only says where it came from; functions by name and source file."""
+    configuration = asdict(prepared.task.config)
+    for key in ("metadata", "dataset_kwargs"):
+        configuration.pop(key)
+    return {key: _by_content(value) for key, value in configuration.items()}
+
+
+def _by_content(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _by_content(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_by_content(one) for one in value]
+    if callable(value):
+        file = inspect.getsourcefile(inspect.unwrap(value)) if inspect.isfunction(value) else None
+        return [getattr(value, "__qualname__", str(type(value))), hash_file(Path(file)) if file else None]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def run_task(
