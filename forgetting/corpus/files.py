@@ -11,8 +11,9 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -128,9 +129,9 @@ def read_rows(source: Source, file: Path) -> tuple[list[str], Iterator[dict[str,
     return columns, rows
 
 
-def _open(file: Path, newline: str | None = None) -> TextIO:
+def _open(file: Path, newline: str | None = None) -> TextIOWrapper:
     if file.suffix.lower() == ".gz":
-        return cast(TextIO, gzip.open(file, "rt", encoding="utf-8-sig", newline=newline))
+        return cast(TextIOWrapper, gzip.open(file, "rt", encoding="utf-8-sig", newline=newline))
     return file.open(encoding="utf-8-sig", newline=newline)
 
 

@@ -3,7 +3,6 @@
 import re
 
 import datasets
-import httpx
 from datasets.exceptions import DatasetsError
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
@@ -14,6 +13,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import httpx  # the client it uses itself, whose name differs between its versions
 
 from forgetting.corpus.configuration import Source
 from forgetting.errors import UserError
@@ -98,6 +98,10 @@ def _explained(source: Source, commit: str | None, error: Exception) -> str:
         cause = cause.__cause__
     if "is a gated dataset" in reason:
         return _gated(source)
+    if "nknown split" in reason or "Bad split" in reason:
+        return f"Source {source.name!r}: the data set {path} has no split {source.split!r} ({reason})."
+    if "BuilderConfig" in reason or "Config name" in reason or "for config" in reason:
+        return f"Source {source.name!r}: config {source.config!r} does not fit the data set {path} ({reason})."
     offline = constants.HF_HUB_OFFLINE
     if offline or isinstance(error, ConnectionError | httpx.TransportError):
         state = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
@@ -106,10 +110,6 @@ def _explained(source: Source, commit: str | None, error: Exception) -> str:
             f"{f' (commit {commit})' if commit else ''} is not in the local cache ({reason}). "
             f"Run once with network access, or give a local file."
         )
-    if "nknown split" in reason or "Bad split" in reason:
-        return f"Source {source.name!r}: the data set {path} has no split {source.split!r} ({reason})."
-    if "BuilderConfig" in reason or "Config name" in reason:
-        return f"Source {source.name!r}: config {source.config!r} does not fit the data set {path} ({reason})."
     if "doesn't exist on the Hub" in reason:
         return _missing(source)
     return f"Source {source.name!r}: the data set {path} cannot be loaded ({type(error).__name__}: {reason})."

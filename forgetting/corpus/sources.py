@@ -115,6 +115,11 @@ def locate(source: Source, memory: Memory) -> Located:
     if files is not None:
         return Located(source, files=files, stats=[memory.file(file) for file in files])
     commit = memory.commit(source)
+    if commit is None and source.revision is not None:
+        raise UserError(
+            f"Source {source.name!r}: the hub cannot be reached, so it is unknown which commit revision "
+            f"{source.revision!r} of {source.path} is. Run once with network access, or give the full commit."
+        )
     if commit is None:  # no network and never resolved: what the cache of `datasets` holds is what there is
         loaded, commit = load_hub(source, None)
         return Located(source, commit=commit, loaded=loaded)

@@ -1,0 +1,275 @@
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forgetting.corpus import prepare, sources
+from forgetting.corpus.configuration import CorpusConfig, Source
+from forgetting.corpus.pool import content_key
+from forgetting.corpus.prepare import Corpus, prepare_corpus
+from forgetting.errors import UserError
+
+ALPACA = {"prompt": "{instruction}\n\n{input}", "prompt_without_input": "{instruction}", "response": "{output}"}
+
+
+def write_sources(folder: Path) -> list[Source]:
+    """Two sources: 60 and 40 rows, ten of them the same, one null and one blank response."""
+    folder.mkdir(parents=True, exist_ok=True)
+    alpaca = [{"instruction": f"do {i}", "input": "it" if i % 2 else "", "output": f"done {i}"} for i in range(58)]
+    alpaca += [{"instruction": "x", "input": "", "output": None}, {"instruction": "x", "input": "", "output": " "}]
+    (folder / "alpaca.json").write_text(json.dumps(alpaca))
+    chats = [
+        [("user", f"do {i}" if i < 10 and i % 2 == 0 else f"chat {i}"), ("assistant", f"done  {i}")] for i in range(40)
+    ]
+    lines = [{"messages": [{"role": r, "content": c} for r, c in chat]} for chat in chats]
+    (folder / "chats.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    old = 1_700_000_000_000_000_000
+    for path in folder.iterdir():
+        os.utime(path, ns=(old, old))
+    return [
+        Source("Alpaca", str(folder / "alpaca.json"), **ALPACA),  # type: ignore[arg-type]
+        Source("Chats", str(folder / "chats.jsonl"), messages="messages"),
+    ]
+
+
+def corpus_config(folder: Path, **changes: Any) -> CorpusConfig:
+    sizes = {"num_train": 50, "num_reference": 20, "num_validation": 10}
+    return CorpusConfig(write_sources(folder), **{**sizes, **changes})
+
+
+def content_of(corpus: Corpus) -> dict[str, bytes]:
+    files = sorted(corpus.folder.rglob("*.arrow"))
+    return {str(file.relative_to(corpus.folder)): file.read_bytes() for file in files}
+
+
+def test_splits_and_manifest(tmp_path: Path) -> None:
+    corpus = prepare_corpus(corpus_config(tmp_path / "data"), tmp_path / "corpora")
+    manifest = corpus.manifest
+    assert [len(corpus.split(name)) for name in ("train", "reference", "validation")] == [50, 20, 10]
+    train = corpus.split("train")
+    assert train.column_names == ["messages", "source", "source_row"]
+    first = train[0]
+    raw = json.loads((tmp_path / "data/alpaca.json").read_text())
+    for row in train:
+        if row["source"] == "Alpaca":
+            origin = raw[row["source_row"]]
+            assert row["messages"][1] == {"role": "assistant", "content": origin["output"]}
+            assert row["messages"][0]["content"] == origin["instruction"] + ("\n\nit" if origin["input"] else "")
+    assert first["messages"][0]["role"] == "user"
+    pool = manifest["pool"]
+    assert (pool["rows"], pool["conversations"], pool["duplicates"], pool["distinct"]) == (100, 98, 5, 93)
+    assert pool["sources"]["Alpaca"]["dropped"] == {"empty response": 1, "null response": 1}
+    assert pool["sources"]["Chats"] == {"conversations": 40, "duplicates": 5, "dropped": {}}
+    shares = manifest["splits"]["train"]["sources"]
+    assert sum(entry["samples"] for entry in shares.values()) == 50
+    assert sum(entry["percentage"] for entry in shares.values()) == pytest.approx(100)
+    read = manifest["read"]["sources"]["Chats"]["files"][0]
+    assert read["bytes"] == (tmp_path / "data/chats.jsonl").stat().st_size
+    assert len(read["sha256"]) == 64
+    assert manifest["seed"] == 0
+
+
+def test_the_splits_are_memory_mapped(tmp_path: Path) -> None:
+    corpus = prepare_corpus(corpus_config(tmp_path / "data"), tmp_path / "corpora")
+    assert [file["filename"] for file in corpus.split("train").cache_files] == [str(corpus.folder / "train/data.arrow")]
+
+
+def test_same_seed_and_files_give_the_same_bytes_wherever_they_lie(tmp_path: Path) -> None:
+    first = prepare_corpus(corpus_config(tmp_path / "here"), tmp_path / "corpora")
+    (tmp_path / "other/deep").mkdir(parents=True)
+    second = prepare_corpus(corpus_config(tmp_path / "other/deep/there"), tmp_path / "elsewhere")
+    assert first.folder.name == second.folder.name
+    assert content_of(first) == content_of(second)
+    assert first.content_hash == second.content_hash
+    remade = prepare_corpus(corpus_config(tmp_path / "here"), tmp_path / "again")
+    manifests = [(corpus.folder / "manifest.json").read_bytes() for corpus in (first, remade)]
+    assert manifests[0] == manifests[1]
+    other = prepare_corpus(corpus_config(tmp_path / "here", seed=1), tmp_path / "corpora")
+    assert other.content_hash != first.content_hash
+    assert other.folder != first.folder
+
+
+def test_table_6_changes_the_reference_alone(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": f"q {i % 60}"}, {"role": "assistant", "content": "a"}]}
+        for i in range(300)
+    ]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = Source("S", str(tmp_path / "x.jsonl"), messages="messages")
+    sizes = {"num_train": 20, "num_reference": 20, "num_validation": 5}
+    clean = prepare_corpus(CorpusConfig([source], **sizes), tmp_path / "corpora")  # type: ignore[arg-type]
+    noisy = prepare_corpus(CorpusConfig([source], **sizes, deduplicate_reference=False), tmp_path / "corpora")  # type: ignore[arg-type]
+    assert clean.folder != noisy.folder
+    for split in ("train", "validation"):
+        assert content_of(clean)[f"{split}/data.arrow"] == content_of(noisy)[f"{split}/data.arrow"]
+        assert clean.manifest["splits"][split] == noisy.manifest["splits"][split]
+    keys = {
+        split: [content_key(m) for m in noisy.split(split)["messages"]]
+        for split in ("train", "reference", "validation")
+    }
+    assert len(set(keys["reference"])) < 20  # duplicates are there
+    assert not set(keys["reference"]) & (set(keys["train"]) | set(keys["validation"]))
+    assert len({content_key(m) for m in clean.split("reference")["messages"]}) == 20
+
+
+def test_a_second_call_opens_without_reading_any_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = corpus_config(tmp_path / "data")
+    made = prepare_corpus(config, tmp_path / "corpora")
+
+    def refuse(*_: object) -> Any:
+        raise AssertionError("a source was read")
+
+    monkeypatch.setattr(sources, "hash_file", refuse)
+    monkeypatch.setattr(prepare, "read_source", refuse)
+    assert prepare_corpus(config, tmp_path / "corpora").folder == made.folder
+    os.utime(tmp_path / "data/alpaca.json")  # control: a touched file is looked at again
+    with pytest.raises(AssertionError, match="a source was read"):
+        prepare_corpus(config, tmp_path / "corpora")
+
+
+def test_a_changed_file_is_another_corpus_and_a_touched_one_is_not(tmp_path: Path) -> None:
+    config = corpus_config(tmp_path / "data")
+    made = prepare_corpus(config, tmp_path / "corpora")
+    os.utime(tmp_path / "data/alpaca.json")
+    assert prepare_corpus(config, tmp_path / "corpora").folder == made.folder
+    text = (tmp_path / "data/alpaca.json").read_text()
+    (tmp_path / "data/alpaca.json").write_text(text.replace("done 3", "done E"))  # of the same size
+    assert prepare_corpus(config, tmp_path / "corpora").folder != made.folder
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_train": 40}, {"num_validation": 9}, {"seed": 5}, {"deduplicate_reference": False}]
+)
+def test_every_setting_makes_another_corpus(tmp_path: Path, change: dict[str, Any]) -> None:
+    folders = {prepare_corpus(corpus_config(tmp_path / "data", **c), tmp_path / "corpora").folder for c in ({}, change)}
+    assert len(folders) == 2
+
+
+def test_published_splits_are_taken_as_they_are(tmp_path: Path) -> None:
+    config = corpus_config(tmp_path / "data", num_validation=10)
+    config.train, config.reference = config.sources[1], config.sources[1]
+    config.sources = config.sources[:1]
+    corpus = prepare_corpus(config, tmp_path / "corpora")
+    assert corpus.split("train")["source_row"][:] == list(range(40))
+    assert corpus.manifest["splits"]["train"]["from"] == "published"
+    assert corpus.manifest["splits"]["validation"]["from"] == "drawn"
+    assert corpus.manifest["overlap"] == {"train and reference": 40}
+    seen = {content_key(messages) for messages in corpus.split("train")["messages"]}
+    assert not seen & {content_key(messages) for messages in corpus.split("validation")["messages"]}
+
+
+def test_an_empty_validation_split_is_a_split(tmp_path: Path) -> None:
+    corpus = prepare_corpus(corpus_config(tmp_path / "data", num_validation=0), tmp_path / "corpora")
+    assert len(corpus.split("validation")) == 0
+    assert corpus.split("validation").column_names == ["messages", "source", "source_row"]
+
+
+def test_processes_at_once_make_one_corpus(tmp_path: Path) -> None:
+    config = corpus_config(tmp_path / "data")
+    with ThreadPoolExecutor(4) as pool:
+        folders = {
+            corpus.folder for corpus in pool.map(lambda _: prepare_corpus(config, tmp_path / "corpora"), range(8))
+        }
+    assert len(folders) == 1
+    assert sorted(path.name for path in (tmp_path / "corpora").iterdir()) == [".sources.json", folders.pop().name]
+
+
+def _prepare_and_die(config: CorpusConfig, root: Path) -> None:
+    prepare.write_json = lambda *_: os._exit(9)  # type: ignore[assignment]  # killed just before the manifest is written
+    prepare_corpus(config, root)
+
+
+def test_what_a_killed_process_leaves_is_harmless(tmp_path: Path) -> None:
+    config = corpus_config(tmp_path / "data")
+    process = multiprocessing.get_context("spawn").Process(target=_prepare_and_die, args=(config, tmp_path / "corpora"))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert any(path.name.endswith(".partial") for path in (tmp_path / "corpora").iterdir())
+    assert len(prepare_corpus(config, tmp_path / "corpora").split("train")) == 50
+
+
+def test_nothing_is_left_behind_by_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="93 distinct conversations"):
+        prepare_corpus(corpus_config(tmp_path / "data", num_train=500), tmp_path / "corpora")
+    assert [path.name for path in (tmp_path / "corpora").iterdir()] == [".sources.json"]
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: _cut(folder / "train/data.arrow"), r"is damaged: train/data.arrow has [\d,]+ bytes"),
+        (lambda folder: (folder / "reference/data.arrow").unlink(), r"is damaged: reference/data.arrow is missing"),
+        (lambda folder: (folder / "manifest.json").unlink(), r"not a complete corpus: it has no manifest.json"),
+        (lambda folder: _cut(folder / "manifest.json"), r"manifest.json is not valid JSON"),
+        (
+            lambda folder: (folder / "manifest.json").write_text('{"kind": "corpus", "format": 99}'),
+            r"format 1 \(found 99\)",
+        ),
+    ],
+)
+def test_a_damaged_corpus_is_refused_with_the_way_out(
+    tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    config = corpus_config(tmp_path / "data")
+    corpus = prepare_corpus(config, tmp_path / "corpora")
+    damage(corpus.folder)
+    with pytest.raises(UserError, match=message) as caught:
+        prepare_corpus(config, tmp_path / "corpora")
+    assert "emove it" in str(caught.value)
+    shutil.rmtree(corpus.folder)
+    assert prepare_corpus(config, tmp_path / "corpora").content_hash == corpus.content_hash
+
+
+def test_a_source_without_a_usable_row(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"q": "x", "a": null}\n{"q": "x", "a": " "}\n{"q": "y", "a": ""}\n')
+    source = Source("S", str(tmp_path / "x.jsonl"), prompt="{q}", response="{a}")
+    with pytest.raises(
+        UserError, match=r"none of its 3 rows has a usable conversation: empty response \(2\), null response"
+    ):
+        prepare_corpus(CorpusConfig([source]), tmp_path / "corpora")
+
+
+def test_an_unknown_split_and_a_folder_that_is_no_corpus(tmp_path: Path) -> None:
+    corpus = prepare_corpus(corpus_config(tmp_path / "data"), tmp_path / "corpora")
+    with pytest.raises(UserError, match="no split 'test'; it has train, reference, validation"):
+        corpus.split("test")
+    with pytest.raises(UserError, match=r"no manifest\.json"):
+        Corpus(tmp_path)
+
+
+def test_a_tree_source_and_a_size(tmp_path: Path) -> None:
+    tree = {"role": "prompter", "text": "q", "replies": [{"role": "assistant", "text": "a", "rank": 0, "replies": []}]}
+    lines = [json.dumps({"prompt": {**tree, "text": f"q{i}"}}) for i in range(30)]
+    (tmp_path / "trees.jsonl").write_text("\n".join(lines))
+    source = Source("OASST", str(tmp_path / "trees.jsonl"), tree="prompt", size=12)
+    corpus = prepare_corpus(
+        CorpusConfig([source], num_train=10, num_reference=2, num_validation=0), tmp_path / "corpora"
+    )
+    assert corpus.manifest["pool"]["conversations"] == 12
+    assert corpus.split("train")[0]["messages"][1] == {"role": "assistant", "content": "a"}
+
+
+def test_flat_messages_of_a_tree(tmp_path: Path) -> None:
+    rows = [
+        {"message_id": f"{kind}{i}", "parent_id": None if kind == "q" else f"q{i}", "text": f"{kind} {i}", "role": role}
+        for i in range(5)
+        for kind, role in (("q", "prompter"), ("a", "assistant"))
+    ]
+    (tmp_path / "flat.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = Source("OASST", str(tmp_path / "flat.jsonl"), tree="parent_id")
+    corpus = prepare_corpus(
+        CorpusConfig([source], num_train=5, num_reference=0, num_validation=0), tmp_path / "corpora"
+    )
+    found = {row["source_row"]: [m["content"] for m in row["messages"]] for row in corpus.split("train")}
+    assert found == {2 * i: [f"q {i}", f"a {i}"] for i in range(5)}
