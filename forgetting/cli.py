@@ -32,6 +32,16 @@ COMMANDS = {
     "lab": ("forgetting.lab.command:lab_command", "The paper's comparison on a generated world with known noise."),
 }
 
+EXPECTED_WARNINGS = (
+    ".*does not have many workers.*",  # steps are cheap to build
+    "Using ModelCheckpoint with manual optimization",  # a checkpoint after the optimiser's step is what we want
+    "Checkpoint directory .* exists and is not empty",  # a resumed run finds its own
+    "You're resuming from a checkpoint that ended before the epoch ended",  # StepSampler knows where the run stands
+    ".*is_gradient_checkpointing. is deprecated.*",  # PEFT asks transformers by an old name
+    ".*LeafSpec.*is deprecated.*",  # Lightning 2.6 with torch 2.13
+)
+"""Libraries' warnings about what this code does on purpose, or about each other."""
+
 
 def usage() -> str:
     """Every command with a line of help."""
@@ -119,10 +129,8 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments is not None:
         run(arguments)
         return
-    # One line of these a run is noise; each is about something that this code does on purpose.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing. is deprecated.*", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
+    for message in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
     try:
         run(sys.argv[1:])
     except UserError as error:
