@@ -5,10 +5,9 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from forgetting.artifacts import read_json
-from forgetting.reporting.paired import Interval, paired_interval
+from forgetting.errors import UserError
 from forgetting.reporting.runs import RunFolders
 from forgetting.reporting.spec import (
     Backbone,
@@ -21,6 +20,9 @@ from forgetting.reporting.spec import (
     Total,
     Value,
 )
+
+if TYPE_CHECKING:
+    from forgetting.evaluation.compare import Difference
 
 AVERAGE = "AVG"
 
@@ -44,11 +46,11 @@ class Line:
 
 @dataclass
 class Pair:
-    """The paired difference of two rows, one interval a column; None where it cannot be computed."""
+    """The paired difference of two rows with its interval, one a column; None where it cannot be computed."""
 
     first: str
     second: str
-    intervals: list[Interval | None]
+    differences: "list[Difference | None]"
 
 
 @dataclass
@@ -69,14 +71,18 @@ class Table:
     facts: list[str]
     problems: list[str]
 
-    def missing(self) -> list[tuple[str, str, list[str]]]:
-        """Group, row and commands of what is missing."""
-        return [
-            (section.name, line.row.name, line.commands)
-            for section in self.sections
-            for line in section.lines
-            if line.commands
-        ]
+    def missing(self) -> list[tuple[str, list[str]]]:
+        """What is missing (rows with their group), and the commands that would make it."""
+        found: dict[tuple[str, ...], list[str]] = {}
+        for section in self.sections:
+            for line in section.lines:
+                if line.commands:
+                    found.setdefault(tuple(line.commands), []).append(f"{line.row.name} ({section.name})")
+        return [(", ".join(rows), list(commands)) for commands, rows in found.items()]
+
+    def notes(self) -> list[str]:
+        """What stands below the table."""
+        return [*self.facts, *self.problems, *(f"On the paper: {note}" for note in self.spec.footnotes())]
 
 
 def collect(spec: TableSpec, runs: RunFolders, intervals: bool = True) -> Table:
@@ -94,8 +100,9 @@ def collect(spec: TableSpec, runs: RunFolders, intervals: bool = True) -> Table:
     sections = [Section(group.name, [gathering.line(row) for row in group.rows]) for group in spec.groups]
     if intervals and spec.suite is not None:
         for group, section in zip(spec.groups, sections, strict=True):
-            section.pairs = [gathering.pair(group.row(one), group.row(other)) for one, other in group.compare]
-            section.pairs = [pair for pair in section.pairs if any(pair.intervals)]
+            lines = {line.row.name: line for line in section.lines}
+            pairs = (gathering.pair(lines[one], lines[other]) for one, other in group.compare)
+            section.pairs = [pair for pair in pairs if pair is not None]
     return Table(spec, sections, gathering.facts(), gathering.problems)
 
 
@@ -114,7 +121,6 @@ class _Gathering:
         self.harness: set[str] = set()
         self.devices: set[str] = set()
         self.found: dict[str, Line] = {}
-        self.corpus: dict[str, dict[str, int]] | None = None
 
     def line(self, row: Row) -> Line:
         gather: dict[type, Callable[[Row, Any], Line]] = {
@@ -131,21 +137,20 @@ class _Gathering:
         trained = [folder for folder in folders if (folder / "adapter" / "adapter_model.safetensors").is_file()]
         evaluated = {Path(one["path"]).parent for one in results}
         line.commands = [self._evaluate(folder) for folder in trained if folder not in evaluated]
-        if not folders:
-            overlay = f" --config configs/{self.runs.variant}.yaml" if self.runs.variant else ""
-            folder = self.runs.experiment(origin.experiment) / "seed-0"
-            line.commands = [
-                f"python -m forgetting fit --config experiments/{origin.experiment}.yaml{overlay}",
-                self._evaluate(folder),
-            ]
-        elif not trained and not results:
-            line.commands = [f"python -m forgetting fit --config {folders[0]}/fit.yaml", self._evaluate(folders[0])]
+        if not trained and not results:
+            folder = folders[0] if folders else self.runs.experiment(origin.experiment) / "seed-0"
+            line.commands = [self._fit(origin.experiment, folder), self._evaluate(folder)]
         return line
 
     def _backbone(self, row: Row, origin: Backbone) -> Line:
         results = self.runs.results([self.runs.backbone(origin.target)], self.spec.suite)
         commands = [] if results else [self._evaluate(origin.target)]
         return Line(row, self._scores(results), len(results), commands)
+
+    def _fit(self, experiment: str, folder: Path) -> str:
+        overlay = f" --config configs/{self.runs.variant}.yaml" if self.runs.variant else ""
+        seed = "" if folder.name == "seed-0" else f" --seed_everything {folder.name.removeprefix('seed-')}"
+        return f"python -m forgetting fit --config experiments/{experiment}.yaml{overlay}{seed}"
 
     def _evaluate(self, target: object) -> str:
         protocol = "" if self.runs.protocol == "corrected" else f" --protocol {self.runs.protocol}"
@@ -189,24 +194,35 @@ class _Gathering:
         return Line(row, [Value(100 * (a.mean / b.mean - 1)) if a and b else None for a, b in pairs])
 
     def _source(self, row: Row, origin: CorpusSource) -> Line:
-        if self.corpus is None:
-            self.corpus = _corpus_counts(self.runs, self.spec.corpus or "")
+        counts = self.runs.corpus_counts()
+        if not counts:
+            prepare = f"python -m forgetting prepare --config experiments/{self.spec.corpus}.yaml"
+            table = f"python -m forgetting table experiments/tables/{self.spec.name}.yaml --corpus FOLDER"
+            return Line(row, [None] * len(self.spec.columns), commands=[prepare, table])
         ours: list[Value | None] = []
         for split in ("train", "reference"):
-            counts = self.corpus.get(split)
-            count = None if counts is None else counts.get(origin.name, 0)
-            share = None if count is None or not counts else 100 * count / sum(counts.values())
-            ours += [None if count is None else Value(count), None if share is None else Value(share)]
-        command = f"python -m forgetting prepare --config experiments/{self.spec.corpus}.yaml"
-        return Line(row, ours, commands=[] if self.corpus else [command])
+            count = counts[split].get(origin.name, 0)
+            ours += [Value(float(count)), Value(100 * count / sum(counts[split].values()))]
+        return Line(row, ours)
 
-    def pair(self, first: Row, second: Row) -> Pair:
-        folders = [self._evaluated(row) for row in (first, second)]
-        return Pair(first.name, second.name, paired_interval(*folders, self.spec.columns, self.runs))
+    def pair(self, first: Line, second: Line) -> Pair | None:
+        """The paired bootstrap of two rows, once both have results."""
+        if not (first.seeds and second.seeds):
+            return None
+        from forgetting.evaluation.compare import compare
 
-    def _evaluated(self, row: Row) -> list[Path]:
-        assert isinstance(row.origin, Runs)
-        return [path for path in self.runs.seeds(row.origin.experiment) if (path / self.runs.results_name).is_file()]
+        folders = []
+        for line in (first, second):
+            assert isinstance(line.row.origin, Runs), "specifications compare runs"
+            folders.append(self.runs.experiment(line.row.origin.experiment))
+        try:
+            _, differences = compare(folders[0], folders[1], self.runs.protocol)
+        except UserError as error:
+            self.problems.append(f"No interval for {first.row.name} − {second.row.name}: {error}")
+            return None
+        names: dict[str, Difference | None] = {one.name.removeprefix("column "): one for one in differences}
+        names[AVERAGE] = names.get("average")
+        return Pair(first.row.name, second.row.name, [names.get(column) for column in self.spec.columns])
 
     def facts(self) -> list[str]:
         facts = []
@@ -238,7 +254,3 @@ def _reason(result: dict[str, Any], column: str) -> str:
         return "was not evaluated"
     failed = [task for task in result["columns"][column]["tasks"] if result["tasks"][task]["status"] != "ok"]
     return f"failed ({result['tasks'][failed[0]]['error']})" if failed else "has no value"
-
-
-def _corpus_counts(runs: RunFolders, experiment: str) -> dict[str, dict[str, int]]:
-    return {}

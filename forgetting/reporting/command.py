@@ -18,29 +18,33 @@ def table_command(arguments: list[str]) -> None:
     from forgetting.reporting.runs import RunFolders
     from forgetting.reporting.spec import load_spec
 
-    output = Path(options.output) if options.output else None
-    form = options.format or (SUFFIXES.get(output.suffix) if output else "markdown")
-    if form not in (*FORMATS, *DRAWN):
-        raise UserError(
-            f"The format {form or (output and output.suffix)!r} is unknown; use --format "
-            f"{', '.join([*FORMATS, *DRAWN])}, or an --output that ends in {', '.join(SUFFIXES)}."
-        )
-    if form in DRAWN and output is None:
-        raise UserError(f"--format {form} needs --output FILE.")
+    outputs = [Path(output) for output in options.output or []]
+    if options.format and len(outputs) > 1:
+        raise UserError("Give --format with one --output; several are told apart by their suffixes.")
+    forms = [options.format or SUFFIXES.get(output.suffix, output.suffix) for output in outputs]
+    forms = forms or [options.format or "markdown"]
+    for form in forms:
+        if form not in (*FORMATS, *DRAWN):
+            raise UserError(
+                f"The format {form!r} is unknown; use --format {', '.join([*FORMATS, *DRAWN])}, "
+                f"or an --output that ends in {', '.join(SUFFIXES)}."
+            )
+        if form in DRAWN and not outputs:
+            raise UserError(f"--format {form} needs --output FILE.")
     spec = load_spec(Path(options.spec))
-    runs = RunFolders(Path(options.runs), options.variant, options.protocol, Path(options.corpora))
-    table = collect(spec, runs, intervals=form not in DRAWN)
-    if form in DRAWN:
-        from forgetting.reporting.figures import draw
+    corpus = Path(options.corpus) if options.corpus else None
+    runs = RunFolders(Path(options.runs), options.variant, options.protocol, corpus)
+    table = collect(spec, runs, intervals=any(form not in DRAWN for form in forms))
+    if not outputs:
+        print(render(table, forms[0]), end="")
+    for output, form in zip(outputs, forms, strict=False):
+        if form in DRAWN:
+            from forgetting.reporting.figures import draw
 
-        assert output is not None
-        draw(table, output, form)
-    elif output is None:
-        print(render(table, form), end="")
-    else:
-        with complete_or_absent(output) as temporary:
-            temporary.write_text(render(table, form), encoding="utf-8")
-    if output is not None:
+            draw(table, output, form)
+        else:
+            with complete_or_absent(output) as temporary:
+                temporary.write_text(render(table, form), encoding="utf-8")
         print(output)
 
 
@@ -52,9 +56,9 @@ def _parser() -> ArgumentParser:
     add = parser.add_argument
     add("spec", type=str, help="the table's specification, such as experiments/tables/table3.yaml")
     add("--format", type=str | None, default=None, help="markdown, latex, csv or html; figures: svg or png too")
-    add("--output", type=str | None, default=None, help="file to write; its suffix gives the format (default: print)")
+    add("--output", type=str, nargs="+", help="files to write, the suffix giving the format (default: print)")
     add("--runs", type=str, default="runs", help="folder of the runs")
-    add("--corpora", type=str, default="corpora", help="folder of the prepared corpora (Table 1)")
+    add("--corpus", type=str | None, default=None, help="folder of a prepared corpus (Table 1), as prepare prints it")
     add("--variant", type=str | None, default=None, help="read <experiment>@<variant>, such as published")
     add("--protocol", type=str, default="corrected", help="of the evaluation: corrected, published or token_stop")
     return parser

@@ -58,8 +58,9 @@ def _lines(table: Table, figure: Figure, pyplot: Any) -> Any:
                           label=section.name)  # fmt: skip
         if paper:
             x, values = zip(*paper, strict=True)
-            axes.errorbar(x, [v.mean for v in values], [v.sd or 0 for v in values], color=colour, marker="D", mfc="white",
-                          ms=6, capsize=2.5, ls="none", label=f"{section.name}, the paper's")  # fmt: skip
+            errors = [value.sd or 0 for value in values]
+            axes.errorbar(x, [v.mean for v in values], errors, color=colour, marker="D", mfc="white", ms=6, capsize=2.5,
+                          ls="none", label=f"{section.name}, the paper's")  # fmt: skip
     axes.set_xlabel(figure.x)
     axes.set_ylabel(_axis_name(figure.column))
     axes.set_xticks(sorted({line.row.at[figure.x] for section in table.sections for line in section.lines}))

@@ -6,13 +6,16 @@ from forgetting.reporting.collect import Table
 from forgetting.reporting.rows import everything, pair_rows, text_rows
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c; background: #fff }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+body { color: #1c1c1c; background: #fff }
 h1 { font-size: 1.3rem; margin-bottom: .3rem } .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; border-block: 2px solid #1c1c1c; margin: 1rem 0 }
 th, td { padding: .2rem .7rem; text-align: right; white-space: nowrap }
-th[scope=row], th.group, td.reading { text-align: left; font-weight: normal } th.group { font-style: italic; border-block: 1px solid #999 }
+th[scope=row], th.group, td.reading { text-align: left; font-weight: normal }
+th.group { font-style: italic; border-block: 1px solid #999 }
 tr.ours > * { border-top: 1px solid #e4e4e4 } tr.paper, tr.difference, .reading { color: #626262 }
-thead th { border-bottom: 1px solid #1c1c1c } code { background: #f2f2f2; padding: .1rem .3rem; overflow-wrap: anywhere } li { margin: .2rem 0 }
+thead th { border-bottom: 1px solid #1c1c1c } li { margin: .2rem 0 }
+code { background: #f2f2f2; padding: .1rem .3rem; overflow-wrap: anywhere }
 """
 
 
@@ -32,20 +35,20 @@ def page(table: Table) -> str:
             )
     if pairs := pair_rows(table):
         body.append(f"<tr><th class=group colspan={width}>Paired differences (95 % interval)</th></tr>")
-        body += ["<tr><th scope=row>{}</th>{}</tr>".format(escape(r[0]), "".join(f"<td>{escape(t)}</td>" for t in r[1:]))
-                 for r in pairs]  # fmt: skip
-    notes = "".join(f"<li>{escape(note)}</li>" for note in [*table.facts, *table.problems, *table.spec.footnotes()])
+        for name, *cells in pairs:
+            texts = "".join(f"<td>{escape(text)}</td>" for text in cells)
+            body.append(f"<tr><th scope=row>{escape(name)}</th>{texts}</tr>")
+    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes())
     missing = "".join(
-        f"<li>{escape(row)}, {escape(group)}: "
-        + ", then ".join(f"<code>{escape(c)}</code>" for c in commands)
-        + "</li>"
-        for group, row, commands in table.missing()
+        f"<li>{escape(rows)}: " + ", then ".join(f"<code>{escape(c)}</code>" for c in commands) + "</li>"
+        for rows, commands in table.missing()
     )
     if missing:
         missing = f"<h2>Missing</h2><p>All of it: <code>{escape(everything(table))}</code></p><ul>{missing}</ul>"
     title = escape(table.spec.title)
     return (
-        f"<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>{title}</title><style>{STYLE}</style></head>\n"
+        "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
+        f"<title>{title}</title><style>{STYLE}</style></head>\n"
         f"<body><h1>{title}</h1><p>{escape(table.spec.caption)}</p>\n<div class=scroll><table>\n"
         f"<thead><tr><th></th><th></th>{head}</tr></thead>\n<tbody>\n" + "\n".join(body) + "\n</tbody></table></div>\n"
         f"<ul>{notes}</ul>\n{missing}</body></html>\n"

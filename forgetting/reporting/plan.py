@@ -1,4 +1,4 @@
-"""What tables need: which experiments, which reference models and stores they share, what is left and how long it takes.
+"""What tables need: which experiments, which references and stores they share, what is left, how long it takes.
 
 The workflow in `experiments/Snakefile` asks here; nothing here runs anything.
 """
@@ -84,7 +84,7 @@ def load_experiment(name: str, folder: Path, overlays: Iterable[Path] = ()) -> E
     data = config["data"]
     is_reference = data["split"] == "reference"
     objective = config["model"]["objective"]["class_path"].rsplit(".", 1)[-1]
-    method = "reference" if is_reference else {"FullTokens": "full"}.get(objective, objective.lower())
+    method = "reference" if is_reference else "full" if objective == "FullTokens" else objective.lower()
     return Experiment(
         name=name,
         file=file,

@@ -30,12 +30,12 @@ def markdown(table: Table) -> str:
             *_pipes([["", "", *map(escape, table.spec.columns)], *[[escape(t) for t in row] for row in pairs]]),
             "",
         ]
-    notes = [*table.facts, *table.problems, *table.spec.footnotes()]
-    lines += [f"- {escape(note)}" for note in notes]
+    if notes := table.notes():
+        lines += [*(f"- {escape(note)}" for note in notes), ""]
     if missing := table.missing():
-        lines += ["", f"Missing (all of it: `{everything(table)}`)", ""]
-        for group, row, commands in missing:
-            lines += [f"- {escape(row)}, {escape(group)}: " + ", then ".join(f"`{command}`" for command in commands)]
+        lines += [f"Missing (all of it: `{everything(table)}`)", ""]
+        for rows, commands in missing:
+            lines += [f"- {escape(rows)}: " + ", then ".join(f"`{command}`" for command in commands)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -52,7 +52,7 @@ def _pipes(rows: list[list[str]]) -> list[str]:
 def latex(table: Table) -> str:
     """A `table` environment; needs booktabs."""
     escape, width = _escape_latex, len(table.spec.columns) + 2
-    lines = [r"\begin{table}", r"\centering", r"\caption{" + escape(" ".join([table.spec.caption, *table.facts])) + "}"]
+    lines = [r"\begin{table}", r"\centering", r"\caption{" + escape(table.spec.caption) + "}"]
     lines += [rf"\label{{tab:{table.spec.name}}}", rf"\begin{{tabular}}{{ll{'r' * (width - 2)}}}", r"\toprule"]
     lines += [" & ".join(["Method", "", *map(escape, table.spec.columns)]) + r" \\"]
     for section in table.sections:
@@ -64,7 +64,7 @@ def latex(table: Table) -> str:
         lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{Paired differences (95\,\% interval)}} \\", r"\midrule"]
         lines += [" & ".join(map(escape, row)) + r" \\" for row in pairs]
     lines += [r"\bottomrule", r"\end{tabular}"]
-    for note in [*table.problems, *table.spec.footnotes()]:
+    for note in table.notes():
         lines.append(rf"\par\footnotesize {escape(note)}")
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 

@@ -1,9 +1,13 @@
 """The printed rows of a table, the same for every format: ours, the paper's, the difference, and which is best."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from forgetting.reporting.collect import Line, Section, Table
-from forgetting.reporting.spec import CorpusSource, Overhead, Value
+from forgetting.reporting.spec import Backbone, CorpusSource, Overhead, Value
+
+if TYPE_CHECKING:
+    from forgetting.evaluation.compare import Difference
 
 MISSING = "—"
 
@@ -38,7 +42,7 @@ def value_text(value: Value | None, decimals: int) -> str:
 
 
 def text_rows(table: Table, section: Section) -> list[TextRow]:
-    """The printed rows of a group: for each method ours, the paper's and the difference (the last two if it has any)."""
+    """The printed rows of a group: for each method ours and, where the paper has any, its own and the difference."""
     best_ours = _best(table, [line.ours for line in section.lines])
     best_paper = _best(table, [line.row.paper for line in section.lines])
     rows = []
@@ -64,7 +68,9 @@ def text_rows(table: Table, section: Section) -> list[TextRow]:
 
 
 def _ours_label(line: Line) -> str:
-    return f"ours ({line.seeds} seeds)" if line.seeds > 1 else "ours"
+    if not line.seeds or isinstance(line.row.origin, Backbone):  # a model itself has no seed
+        return "ours"
+    return f"ours ({line.seeds} seed{'s' * (line.seeds > 1)})"
 
 
 def _decimals(table: Table, line: Line) -> list[int]:
@@ -95,14 +101,13 @@ def pair_rows(table: Table) -> list[list[str]]:
     rows = []
     for section in table.sections:
         for pair in section.pairs:
-            cells = [
-                MISSING
-                if i is None
-                else f"{number(i.difference, 2, True)} [{number(i.low, 2, True)}, {number(i.high, 2, True)}]"
-                for i in pair.intervals
-            ]
+            cells = [MISSING if one is None else _interval(one) for one in pair.differences]
             rows.append([f"{pair.first} − {pair.second}", section.name, *cells])
     return rows
+
+
+def _interval(one: "Difference") -> str:
+    return f"{number(one.difference, 2, True)} [{number(one.low, 2, True)}, {number(one.high, 2, True)}]"
 
 
 def everything(table: Table) -> str:

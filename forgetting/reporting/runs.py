@@ -16,13 +16,13 @@ class RunFolders:
         root: Folder of the runs.
         variant: `published` reads `runs/<experiment>@published`; None the experiments as they stand.
         protocol: Of the evaluation: `corrected`, `published` or `token_stop`.
-        corpora: Folder of the prepared corpora.
+        corpus: Folder of a prepared corpus, for tables that count one.
     """
 
     root: Path = Path("runs")
     variant: str | None = None
     protocol: str = "corrected"
-    corpora: Path = Path("corpora")
+    corpus: Path | None = None
 
     def experiment(self, name: str) -> Path:
         """The folder that holds an experiment's seeds."""
@@ -65,6 +65,16 @@ class RunFolders:
                 )
             found.append({**content, "path": str(path)})
         return found
+
+    def corpus_counts(self) -> dict[str, dict[str, int]]:
+        """Samples a source in each split of the corpus; empty where none is given."""
+        if self.corpus is None:
+            return {}
+        splits = read_json(self.corpus / "manifest.json")["splits"]
+        return {
+            split: {source: counts["samples"] for source, counts in content["sources"].items()}
+            for split, content in splits.items()
+        }
 
     def costs(self, folder: Path, stage: str) -> list[dict[str, Any]]:
         """Entries of a stage in a folder's `cost.json`, one a launch."""

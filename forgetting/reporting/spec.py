@@ -135,7 +135,7 @@ class TableSpec:
                 yield group, row
 
     def experiments(self) -> list[str]:
-        """The experiments that the table needs, each once, in the table's order (references only where a row times one)."""
+        """The experiments that the table's rows name, each once, in its order."""
         found: dict[str, None] = {}
         for _, row in self.rows():
             if isinstance(row.origin, Runs):
@@ -209,10 +209,15 @@ def _row(content: dict[str, Any], columns: tuple[str, ...], place: str) -> Row:
             f"{place} has {len(paper)} paper values for {len(columns)} columns; write null where it has none."
         )
     values = tuple(None if value is None else parse_value(value, place) for value in paper)
-    return Row(content["name"], _ORIGINS[kinds[0]](content), values, content.get("at", {}))
+    return Row(
+        content["name"],
+        _ORIGINS[kinds[0]](content),
+        values,
+        {key: float(x) for key, x in content.get("at", {}).items()},
+    )
 
 
-def parse_value(text: str | float, place: str) -> Value:
+def parse_value(text: str | float | int, place: str) -> Value:
     """`44.83±0.45`, or a number without a standard deviation."""
     match = re.fullmatch(r"([-\d.]+)(?:\s*±\s*([\d.]+))?", str(text))
     if match is None:
@@ -230,7 +235,7 @@ def _figure(content: dict[str, Any], path: Path) -> Figure:
 def _stated(content: dict[str, Any], path: Path) -> Stated:
     required = {"where", "value", "group", "row"}
     _check_keys(content, required, required | {"over", "column", "slip"}, f"{path}, stated")
-    return Stated(**content)
+    return Stated(**content | {"value": float(content["value"])})
 
 
 def _check_references(spec: TableSpec, path: Path) -> None:
@@ -238,6 +243,10 @@ def _check_references(spec: TableSpec, path: Path) -> None:
     names = {(group.name, row.name) for group, row in spec.rows()}
     used = {(stated.group, row) for stated in spec.stated for row in (stated.row, stated.over) if row is not None}
     used |= {(group.name, row) for group in spec.groups for pair in group.compare for row in pair}
+    compared = [group.row(name) for group in spec.groups for pair in group.compare for name in pair
+                if (group.name, name) in names]  # fmt: skip
+    if other := [row.name for row in compared if not isinstance(row.origin, Runs)]:
+        raise UserError(f"{path} compares {other[0]!r}: only rows with a `run` can be compared.")
     if missing := used - names:
         raise UserError(f"{path} refers to rows that it does not have: {sorted(missing)}.")
     plain = {row.name for _, row in spec.rows()}

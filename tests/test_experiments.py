@@ -1,0 +1,268 @@
+"""Every experiment and table of the repository parses and is used; the numbers of the paper agree with one another."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonargparse import capture_parser
+
+from forgetting.cli import base_files, build_cli
+from forgetting.reporting.plan import Plan, load_experiment
+from forgetting.reporting.spec import Overhead, Stated, TableSpec, Total, load_spec
+
+REPOSITORY = Path(__file__).parent.parent
+EXPERIMENTS = REPOSITORY / "experiments"
+TABLES = {path.stem: load_spec(path) for path in sorted((EXPERIMENTS / "tables").glob("*.yaml"))}
+RUN_FILES = sorted(
+    path
+    for path in EXPERIMENTS.rglob("*.yaml")
+    if path.relative_to(EXPERIMENTS).parts[0] not in ("tables", "profiles", "sweeps")
+)
+OVERLAYS = [REPOSITORY / "configs/published.yaml", *sorted((REPOSITORY / "configs/machines").glob("*.yaml"))]
+PAPER = [path for path in RUN_FILES if "lab" not in path.relative_to(EXPERIMENTS).parts]
+
+
+def experiment_name(path: Path) -> str:
+    return path.relative_to(EXPERIMENTS).with_suffix("").as_posix()
+
+
+@cache
+def _parser(bases: tuple[Path, ...]) -> Any:
+    file = next(path for path in RUN_FILES if tuple(base_files(["--config", str(path)])) == bases)
+    return capture_parser(lambda: build_cli(["fit", "--config", str(file)]))
+
+
+def parsed(*files: Path) -> tuple[Any, Any]:
+    """The parser and the configuration of an experiment with overlays."""
+    arguments = [part for file in files for part in ("--config", str(file))]
+    parser = _parser(tuple(base_files(arguments)))
+    return parser, parser.parse_args(["fit", *arguments])
+
+
+def keys(content: Any) -> set[str]:
+    if isinstance(content, dict):
+        return set(content) | {key for value in content.values() for key in keys(value)}
+    return {key for value in content for key in keys(value)} if isinstance(content, list) else set()
+
+
+def test_the_number_of_experiments() -> None:
+    counts = Counter(path.relative_to(EXPERIMENTS).parts[0] for path in PAPER)
+    assert counts == {
+        "table3": 18, "table5": 4, "table6": 3, "table8": 8, "table9": 15, "table10": 5, "figure1a": 10, "figure1b": 5,
+        "threshold": 1, "corpus-size": 8,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", RUN_FILES, ids=experiment_name)
+def test_an_experiment_parses_dumps_and_parses_again(path: Path) -> None:
+    parser, config = parsed(path)
+    text = parser.dump(config, skip_none=False, skip_validation=True)
+    again = parser.parse_string(text)
+    assert parser.dump(again, skip_none=False, skip_validation=True) == text
+    assert config.fit.data.batch_size == 24
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+def test_an_overlay_parses_over_an_experiment(overlay: Path) -> None:
+    parser, config = parsed(EXPERIMENTS / "table3/llama-3.2-3b/forgetting-token.yaml", overlay)
+    assert parser.dump(config, skip_validation=True)
+
+
+def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text("data:\n  rho: 0.7\n")
+    parser = _parser(tuple(base_files(["--config", str(file)])))
+    with pytest.raises(SystemExit):
+        parser.parse_args(["fit", "--config", str(file)])
+
+
+@pytest.mark.parametrize("path", [*RUN_FILES, *OVERLAYS], ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_no_configuration_includes_another_by_config(path: Path) -> None:
+    assert "config" not in keys(yaml.safe_load(path.read_text()))  # it would be merged shallowly, without a word
+
+
+def test_every_cell_has_a_run_and_every_run_a_cell() -> None:
+    plan = Plan(EXPERIMENTS)  # raises where a table or a run names an experiment that is not there
+    assert set(plan.experiments) >= {experiment_name(path) for path in RUN_FILES if path.stem != "oracle"}
+    for name, experiment in plan.experiments.items():
+        if experiment.method == "reference":
+            users = [other for other in plan.experiments.values() if other.needs_store and other.reference == name]
+            assert users, f"no run uses the store of {name}"
+
+
+@pytest.mark.parametrize("path", PAPER, ids=experiment_name)
+def test_the_header_names_table_and_row(path: Path) -> None:
+    name = experiment_name(path)
+    header = path.read_text().splitlines()[0]
+    cells = [
+        f"# {spec.title} · {group.name} · {row.name}."
+        for spec in TABLES.values()
+        for group, row in spec.rows()
+        if getattr(row.origin, "experiment", None) == name
+    ]
+    if path.stem == "reference":
+        assert re.fullmatch(
+            rf"# ({'|'.join(re.escape(s.title) for s in TABLES.values())}) · .+ · reference model\.", header
+        )
+    else:
+        assert header in cells
+
+
+def test_a_point_of_two_tables_is_one_file() -> None:
+    contents = [yaml.safe_dump(yaml.safe_load(path.read_text()) | {"folder": _store(path)}) for path in PAPER]
+    repeated = [text for text, number in Counter(contents).items() if number > 1]
+    assert not repeated
+
+
+def _store(path: Path) -> str:
+    return load_experiment(experiment_name(path), EXPERIMENTS).reference
+
+
+# --- the paper's numbers --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", [spec for spec in TABLES.values() if spec.suite], ids=lambda spec: spec.name)
+def test_the_averages_of_the_paper_are_the_means_of_its_columns(spec: TableSpec) -> None:
+    for _, row in spec.rows():
+        *columns, average = row.paper
+        if average is None or not columns or None in columns:
+            continue
+        mean = sum(value.mean for value in columns if value) / len(columns)
+        assert mean == pytest.approx(average.mean, abs=0.0051), row.name
+
+
+def test_totals_and_overheads_of_table_11() -> None:
+    spec = TABLES["table11"]
+    paper = {row.name: [value.mean for value in row.paper if value] for _, row in spec.rows()}
+    for _, row in spec.rows():
+        if isinstance(row.origin, Total):
+            assert paper[row.name] == [sum(parts) for parts in zip(*map(paper.get, row.origin.rows), strict=True)]
+        if isinstance(row.origin, Overhead):
+            ratios = zip(paper[row.origin.row], paper[row.origin.over], strict=True)
+            assert paper[row.name] == pytest.approx([100 * (one / other - 1) for one, other in ratios], abs=0.006)
+
+
+def test_percentages_of_table_1() -> None:
+    rows = [[value.mean for value in row.paper if value] for _, row in TABLES["table1"].rows()]
+    for count, share, total in [(0, 1, 50_000), (2, 3, 10_000)]:
+        assert sum(row[count] for row in rows) == total
+        assert [row[share] for row in rows] == pytest.approx([100 * row[count] / total for row in rows], abs=0.0051)
+
+
+def test_the_standard_deviation_of_table_9_by_t_max() -> None:
+    averages: dict[float, list[float]] = {}
+    for _, row in TABLES["table9"].rows():
+        averages.setdefault(row.at["t_max"], []).append(row.paper[-1].mean)  # type: ignore[union-attr]
+    means = {t_max: round(sum(values) / 4, 2) for t_max, values in averages.items()}
+    assert means == {0.15: 51.44, 0.25: 52.07, 0.35: 51.66, 0.45: 51.27}
+
+
+def holds(spec: TableSpec, stated: Stated) -> bool:
+    """Whether what the text states agrees with the table, as far as both are printed."""
+    group = next(group for group in spec.groups if group.name == stated.group)
+    column = spec.columns.index(stated.column)
+    value = group.row(stated.row).paper[column]
+    assert value is not None
+    expected = value.mean
+    if stated.over is not None:
+        over = group.row(stated.over).paper[column]
+        assert over is not None
+        expected -= over.mean
+    return abs(expected - stated.value) < 0.011
+
+
+@pytest.mark.parametrize(
+    ("spec", "stated"),
+    [(spec, stated) for spec in TABLES.values() for stated in spec.stated],
+    ids=lambda one: one.name if isinstance(one, TableSpec) else f"{one.where}-{one.value}",
+)
+def test_what_the_text_states_holds_or_is_listed_as_a_slip(spec: TableSpec, stated: Stated) -> None:
+    assert holds(spec, stated) == (stated.slip is None)
+
+
+def test_the_page_of_slips_lists_what_the_tables_note() -> None:
+    page = " ".join((REPOSITORY / "docs/slips.md").read_text().split())
+    footnotes = [note for spec in TABLES.values() for note in spec.footnotes()]
+    assert len(footnotes) == 10
+    assert [note for note in footnotes if " ".join(note.split()) not in page] == []
+
+
+# --- the workflow ---------------------------------------------------------------------------------------------------
+
+
+def dry_run(folder: Path, *arguments: str) -> tuple[Counter[str], str]:
+    """Jobs a rule that Snakemake plans from `folder`, and what it said."""
+    pytest.importorskip("snakemake", reason="Snakemake is in the extra `experiments`")
+    command = [sys.executable, "-m", "snakemake", "-s", str(EXPERIMENTS / "Snakefile"), "-n", *arguments]
+    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    said = answer.stdout + answer.stderr
+    assert answer.returncode == 0, said
+    table = said.split("Job stats:")[1].split("total")[0]
+    return Counter({name: int(number) for name, number in re.findall(r"^(\S+) +(\d+)$", table, re.M)}), said
+
+
+def test_table_3_is_3_references_3_stores_45_fits_and_48_evaluations(tmp_path: Path) -> None:
+    counts, said = dry_run(tmp_path, "table3")
+    assert counts["evaluate"] + counts["evaluate_base"] == 48
+    assert counts == {
+        "prepare": 3, "reference": 3, "score": 3, "fit": 45, "evaluate": 45, "evaluate_base": 3, "table3": 1,
+    }  # fmt: skip
+    assert re.search(
+        r"Left: 3 prepare, 3 reference, 3 score, 45 fit, 45 evaluate, 3 evaluate_base\. About 1\d\d hours", said
+    )
+
+
+def test_tables_share_runs_references_and_stores(tmp_path: Path) -> None:
+    together, _ = dry_run(tmp_path, "table3", "table9", "figure1a", "--config", "seeds=1")
+    assert together["reference"] == together["score"] == 3
+    assert together["fit"] == 15 + 15 + 10
+
+
+def test_what_is_done_is_not_planned_again(tmp_path: Path) -> None:
+    for stage in ("prepare", "reference", "score"):
+        seed = "" if stage == "prepare" else "/seed-0"
+        file = tmp_path / f"runs/.done/{stage}/table5/llama-2-13b/reference{seed}.done"
+        file.parent.mkdir(parents=True)
+        file.touch()
+    counts, _ = dry_run(tmp_path, "table5", "--config", "seeds=2")
+    assert counts == {"fit": 6, "evaluate": 6, "evaluate_base": 1, "table5": 1}
+
+
+def test_a_variant_has_sentinels_and_folders_of_its_own(tmp_path: Path) -> None:
+    _, said = dry_run(tmp_path, "table5", "-p", "--config", "variant=published", "protocol=published", "seeds=1")
+    assert "runs/table5/llama-2-13b/full@published/seed-0 --suite main --protocol published" in said
+    assert "table5@published.published.md" in said
+
+
+@pytest.mark.parametrize("profile", ["local", "slurm"])
+def test_a_profile_is_valid(tmp_path: Path, profile: str) -> None:
+    if profile == "slurm":
+        pytest.importorskip("snakemake_executor_plugin_slurm", reason="the plugin is in the extra `experiments`")
+    counts, _ = dry_run(tmp_path, "table5", "--profile", str(EXPERIMENTS / "profiles" / profile))
+    assert counts["fit"] == 9
+
+
+def test_the_gpu_launcher_runs_the_command_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    answer = subprocess.run([sys.executable, str(EXPERIMENTS / "gpu.py"), "1", shutil.which("echo") or "echo", "ran"],
+                            capture_output=True, text=True, check=True)  # fmt: skip
+    assert answer.stdout == "ran\n"
+
+
+def test_the_gpu_launcher_gives_each_job_gpus_of_its_own(tmp_path: Path) -> None:
+    environment = {"CUDA_VISIBLE_DEVICES": "0,1,2", "TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    report = "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); time.sleep(1)"
+    commands = [
+        [sys.executable, str(EXPERIMENTS / "gpu.py"), str(number), sys.executable, "-c", report] for number in (2, 1)
+    ]
+    jobs = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for command in commands]
+    seen = [job.communicate(timeout=20)[0].strip() for job in jobs]
+    used = [gpu for one in seen for gpu in one.split(",")]
+    assert sorted(used) == ["0", "1", "2"]

@@ -1,0 +1,102 @@
+"""Tables of times and of corpora, and the estimate of what is left."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from forgetting.reporting.collect import collect
+from forgetting.reporting.plan import Plan, estimate
+from forgetting.reporting.render import render
+from forgetting.reporting.runs import RunFolders
+from forgetting.reporting.spec import load_spec
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+
+def write_cost(folder: Path, stage: str, *minutes: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "cost.json"
+    entries = json.loads(file.read_text()) if file.is_file() else []
+    entries += [
+        {"stage": stage, "seconds": 60 * m, "device": "NVIDIA H100", "tokens": 1, "peak_memory_bytes": 1}
+        for m in minutes
+    ]
+    file.write_text(json.dumps(entries))
+
+
+def test_table_11_is_filled_from_costs(tmp_path: Path) -> None:
+    for model in ("llama-3.2-3b", "llama-3.1-8b"):
+        reference = tmp_path / f"table3/{model}/reference/seed-0"
+        write_cost(reference, "fit", 10, 8)  # two launches add up
+        write_cost(reference, "score", 22)
+    for seed, minutes in enumerate((100, 110)):
+        write_cost(tmp_path / f"table3/llama-3.2-3b/full/seed-{seed}", "fit", minutes)
+        write_cost(tmp_path / f"table3/llama-3.2-3b/forgetting-token/seed-{seed}", "fit", minutes)
+    table = collect(load_spec(EXPERIMENTS / "tables/table11.yaml"), RunFolders(tmp_path))
+    ours = {line.row.name: line.ours for section in table.sections for line in section.lines}
+    warmup, full = ours["Warmup Training"][0], ours["Full Token"][0]
+    assert warmup is not None
+    assert full is not None
+    assert (warmup.mean, full.mean, full.sd) == (pytest.approx(18), pytest.approx(105), pytest.approx(7.0710678))
+    total, overhead = ours["Forgetting (warmup + score + training)"][0], ours["Forgetting vs Full Token"][0]
+    assert total is not None
+    assert overhead is not None
+    assert (total.mean, overhead.mean) == (pytest.approx(18 + 22 + 105), pytest.approx(100 * 40 / 105))
+    assert ours["Forgetting (warmup + score + training)"][1] is None  # the 8B model has not been trained
+    text = render(table, "markdown")
+    assert "Ours on NVIDIA H100." in text
+    assert "`python -m forgetting fit --config experiments/table3/llama-3.1-8b/full.yaml`" in text
+
+
+def test_table_1_is_filled_from_a_manifest(tmp_path: Path) -> None:
+    train = {"dolly": {"samples": 1}, "flan_v2": {"samples": 3}}
+    splits = {"train": {"sources": train}, "reference": {"sources": {"dolly": {"samples": 5}}}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"splits": splits}))
+    table = collect(load_spec(EXPERIMENTS / "tables/table1.yaml"), RunFolders(corpus=tmp_path))
+    dolly = [value.mean for value in table.sections[0].lines[0].ours if value]
+    assert dolly == [1, 25, 5, 100]
+    assert not table.missing()
+
+
+def test_without_a_corpus_table_1_says_how_to_make_one() -> None:
+    table = collect(load_spec(EXPERIMENTS / "tables/table1.yaml"), RunFolders())
+    ((_, commands),) = table.missing()
+    assert commands[0] == "python -m forgetting prepare --config experiments/table3/llama-3.2-1b/full.yaml"
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return Plan(EXPERIMENTS)
+
+
+def test_the_paper_s_minutes_come_back_for_its_own_models(plan: Plan) -> None:
+    for model, column in (("llama-3.2-3b", 0), ("llama-3.1-8b", 1)):
+        folder = f"table3/{model}"
+        stages = [("reference", "reference"), ("score", "reference"), ("fit", "full"), ("fit", "ignoring-token"),
+                  ("fit", "forgetting-token")]  # fmt: skip
+        expected = [(36, 47, 205, 166, 187), (52, 73, 347, 282, 311)][column]
+        assert [plan.minutes(stage, f"{folder}/{name}") for stage, name in stages] == pytest.approx(expected)
+
+
+def test_smaller_corpora_take_less(plan: Plan) -> None:
+    whole, small = (
+        plan.minutes("fit", f"{folder}/full") for folder in ("table3/llama-3.2-3b", "corpus-size/llama-3.2-3b-10k")
+    )
+    assert whole is not None
+    assert small == pytest.approx(whole / 5)
+    assert plan.minutes("score", "corpus-size/llama-3.2-3b-10k/reference") == pytest.approx(47 / 5)
+
+
+def test_the_estimate_takes_the_speed_of_what_is_done(plan: Plan, tmp_path: Path) -> None:
+    stages = [one for one in plan.stages("table11", [0]) if "3.2-3b" in one[1]]
+    at_first = estimate(plan, stages, [], RunFolders(tmp_path))
+    assert "About 11 hours one after another on the paper's four L40S" in at_first
+    write_cost(tmp_path / "table3/llama-3.2-3b/reference/seed-0", "fit", 72)  # half the paper's speed
+    done = [one for one in stages if one[0] == "reference"]
+    left = [one for one in stages if one[0] not in ("prepare", "reference")]
+    later = estimate(plan, left, done, RunFolders(tmp_path))
+    assert later.startswith(
+        "Left: 1 score, 3 fit. About 20 hours one after another at the speed of 1 finished stages here"
+    )
+    assert estimate(plan, [], stages, RunFolders(tmp_path)) == "Nothing is left."
