@@ -11,7 +11,13 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import datasets
 import pytest
+from huggingface_hub import constants
+
+from forgetting.corpus.configuration import Source
+from forgetting.corpus.hub import load_hub, resolved_commit
+from forgetting.errors import UserError
 
 COMMIT = "1234567890abcdef1234567890abcdef12345678"
 OTHER = "f" * 40
@@ -29,7 +35,8 @@ from forgetting.corpus.configuration import CorpusConfig, Source
 from forgetting.corpus.prepare import prepare_corpus
 from forgetting.errors import UserError
 for change in json.loads(sys.argv[2]):
-    source = Source(**{"name": "Pool", "path": "lab/pool", "messages": "messages", "source_column": "dataset", **change})
+    fixed = {"name": "Pool", "path": "lab/pool", "messages": "messages", "source_column": "dataset"}
+    source = Source(**{**fixed, **change})
     try:
         corpus = prepare_corpus(CorpusConfig([source], 5, 3, 2), Path(sys.argv[1]))
         print(corpus.folder.name, corpus.manifest["read"]["sources"]["Pool"]["commit"],
@@ -69,6 +76,8 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer(401, b"{}", X_Error_Code="GatedRepo")
         if re.fullmatch(r"/api/datasets/lab/pool/tree/[^/]+", path):
             return self.answer(200, json.dumps(listing).encode())
+        if "/tree/" in path:
+            return self.answer(404, b"{}", X_Error_Code="EntryNotFound")
         if found := re.fullmatch(r"/datasets/lab/pool/resolve/[^/]+/(.+)", path):
             if found[1] in FILES:
                 tag = hashlib.sha1(FILES[found[1]]).hexdigest()
@@ -110,6 +119,7 @@ def test_hub_data_sets_with_and_without_network(tmp_path: Path, hub: str) -> Non
         tmp_path, hub, False, {}, {"revision": COMMIT}, {"path": "lab/missing"}, {"path": "lab/gated"},
         {"revision": "v9"}, {"split": "test"}, {"config": "x"},
     )  # fmt: skip
+    assert read.count(" ") == 2, read
     folder, commit, names = read.split()
     assert commit == COMMIT
     assert names == "dolly,flan"
@@ -135,7 +145,18 @@ def test_hub_data_sets_with_and_without_network(tmp_path: Path, hub: str) -> Non
     assert f"commit {OTHER} of lab/pool cannot be fetched, and the local cache holds commit {COMMIT}" in other
 
 
-@pytest.mark.slow
-def test_an_unreachable_hub_is_one_clear_error(tmp_path: Path) -> None:
-    (said,) = prepared(tmp_path, "http://127.0.0.1:9", False, {})
-    assert "the hub cannot be reached, and the data set lab/pool is not in the local cache" in said
+def test_an_unreachable_hub_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionError("Couldn't reach 'lab/pool' on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(
+        UserError, match="the hub cannot be reached, and the data set lab/pool is not in the local cache"
+    ):
+        load_hub(Source("Pool", "lab/pool", messages="messages"), None)
+
+
+def test_a_name_that_is_neither_file_nor_hub_id() -> None:
+    with pytest.raises(UserError, match=r"'a b/c' is neither a file here nor a hub id"):
+        resolved_commit(Source("Pool", "a b/c", messages="messages"))
