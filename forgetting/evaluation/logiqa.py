@@ -1,5 +1,6 @@
 """LogiQA as its authors publish it: text files whose paragraphs are questions."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
@@ -17,7 +18,7 @@ def questions(paragraphs: datasets.Dataset) -> datasets.Dataset:
     return paragraphs.map(_question, remove_columns=["text"])
 
 
-def _question(row: dict[str, str]) -> dict[str, Any]:
+def _question(row: Mapping[str, str]) -> dict[str, Any]:
     label, context, question, *options = row["text"].strip().split("\n")
     return {
         "label": label.strip(),

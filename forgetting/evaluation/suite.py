@@ -21,7 +21,7 @@ class Column:
 
     Attributes:
         tasks: Names of tasks or groups of the harness; the column is the plain mean over them.
-        metric: The task's metric; None takes its first.
+        metric: The task's metric; None takes the first of which more is better.
         filter: The task's filter whose output is scored; None takes its first.
         shots: Demonstrations; None leaves it to the task.
         share: Share of the documents, the first ceil(share · n) of them, as the harness's `--limit` takes it.

@@ -112,7 +112,7 @@ def _prepare(
             task.set_config(key="generation_kwargs", value=column.generation, update=True)
         documents = task.eval_docs
         metrics = list(task.aggregation())
-        metric = column.metric or metrics[0]
+        metric = column.metric or next((one for one in metrics if task.higher_is_better()[one]), metrics[0])
         if metric not in metrics:
             raise UserError(
                 f"The column {column_name} wants the metric {metric}, but {task_name} has {', '.join(metrics)}."

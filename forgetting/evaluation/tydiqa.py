@@ -19,7 +19,7 @@ def questions(
     language: str, pretrained: str, revision: str | None = None, tokenizer: str | None = None,
     data_files: dict[str, list[str]] | None = None, labels: str | None = None, num_questions: int = 100,
     num_demonstrations: int = 1, num_tokens: int = 512, draw_seed: int = 42, **_: Any,
-) -> datasets.DatasetDict:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     """Questions and demonstrations of one language, drawn and cut as the published code does.
 
     One random stream goes through the languages in alphabetical order and draws the questions of each that has more
@@ -56,7 +56,7 @@ def questions(
         answers = row["answers"]["text"]
         return {"id": row["id"], "context": context, "question": row["question"], "answers": answers, **words}
 
-    result = datasets.DatasetDict()
+    result: dict[str, Any] = {}
     for split, chosen in indices.items():
         result[split] = datasets.Dataset.from_list([prepare(source[split][index]) for index in chosen])
         result[split].info.download_checksums = source[split].info.download_checksums  # names the hub's commit

@@ -1,0 +1,124 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from forgetting.errors import UserError
+from forgetting.evaluation.command import compare_command
+from forgetting.evaluation.compare import compare
+
+
+def write_results(folder: Path, scores: dict[str, Any], columns: dict[str, list[str]] | None = None) -> Path:
+    """A results file and its records; `scores` are those of each task's documents, None for one that failed."""
+    tasks = {}
+    for task, values in scores.items():
+        failed = values is None
+        metrics = {} if failed else {"acc": float(np.mean(values))}
+        tasks[task] = {"status": "failed" if failed else "ok", "metrics": metrics, "metric": "acc"}
+        file = folder / f"samples/corrected/{task}.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lines = [
+            {"document": i, "hash": f"{task}{i}", "metrics": {"acc": float(v)}}
+            for i, v in enumerate([] if failed else values)
+        ]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    named = {name: {"tasks": members} for name, members in (columns or {task: [task] for task in scores}).items()}
+    content = {"protocol": "corrected", "tasks": tasks, "columns": named, "target": {"name": str(folder)}}
+    (folder / "results.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_the_interval_is_that_of_the_paired_differences(tmp_path: Path) -> None:
+    """Against the normal approximation of the mean of paired differences; unpaired, it would be far wider."""
+    generator = np.random.default_rng(0)
+    easy = generator.random(2000) < 0.5
+    better = easy | (generator.random(2000) < 0.04)
+    a, b = write_results(tmp_path / "a", {"t": better}), write_results(tmp_path / "b", {"t": easy})
+    (one,), (column, average) = compare(a, b)
+    differences = 100 * (better.astype(float) - easy.astype(float))
+    half = 1.96 * differences.std() / np.sqrt(2000)
+    assert one.difference == pytest.approx(differences.mean())
+    assert (one.low, one.high) == pytest.approx((differences.mean() - half, differences.mean() + half), abs=0.1)
+    assert half < 0.6
+    assert (column.difference, average.difference) == (one.difference, one.difference)
+    assert (one.documents, one.seeds) == (2000, 1)
+
+
+def test_the_same_seed_gives_the_same_interval_and_swapping_the_sides_its_mirror(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    a = write_results(tmp_path / "a", {"t": generator.random(50) < 0.7, "u": generator.random(80) < 0.4})
+    b = write_results(tmp_path / "b", {"t": generator.random(50) < 0.5, "u": generator.random(80) < 0.4})
+    assert compare(a, b) == compare(a, b)
+    assert compare(a, b)[1][-1].low != compare(a, b, seed=1)[1][-1].low
+    for there, back in zip(compare(a, b)[1], compare(b, a)[1], strict=True):
+        assert (there.difference, there.low, there.high) == pytest.approx((-back.difference, -back.high, -back.low))
+
+
+def test_a_run_equals_itself(tmp_path: Path) -> None:
+    a = write_results(tmp_path / "a", {"t": [1, 0, 1]})
+    (one,), _ = compare(a, a)
+    assert (one.difference, one.low, one.high) == (0, 0, 0)
+
+
+def test_the_average_is_over_columns_and_a_column_over_its_tasks(tmp_path: Path) -> None:
+    columns = {"T": ["t"], "U": ["u", "v"]}
+    a = write_results(tmp_path / "a", {"t": [1, 1], "u": [1, 0], "v": [1, 1, 1]}, columns)
+    b = write_results(tmp_path / "b", {"t": [0, 0], "u": [1, 0], "v": [0, 0, 0]}, columns)
+    _, (first, second, average) = compare(a, b)
+    assert [first.difference, second.difference, average.difference] == [100, 50, 75]
+
+
+def test_seeds_are_paired_by_name_and_their_spread_widens_the_interval(tmp_path: Path) -> None:
+    generator = np.random.default_rng(2)
+    base = generator.random(400) < 0.5
+    for seed, gain in enumerate([0.0, 0.1, 0.2]):
+        write_results(tmp_path / f"a/seed-{seed}", {"t": base | (generator.random(400) < gain)})
+        write_results(tmp_path / f"b/seed-{seed}", {"t": base})
+    (one,), _ = compare(tmp_path / "a", tmp_path / "b")
+    (middle,), _ = compare(tmp_path / "a/seed-1", tmp_path / "b/seed-1")
+    assert (one.seeds, middle.seeds) == (3, 1)
+    assert one.high - one.low > 1.5 * (middle.high - middle.low)
+    (against_one,), _ = compare(tmp_path / "a", tmp_path / "b/seed-0")
+    assert against_one.difference == pytest.approx(one.difference)
+
+
+def test_a_failed_task_is_left_out_and_with_it_the_average(tmp_path: Path) -> None:
+    a = write_results(tmp_path / "a", {"t": [1, 0], "u": None})
+    b = write_results(tmp_path / "b", {"t": [1, 1], "u": [1]})
+    tasks, columns = compare(a, b)
+    assert [one.name for one in tasks] == ["t"]
+    assert [one.name for one in columns] == ["column t"]
+
+
+def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
+    a = write_results(tmp_path / "a", {"t": [1, 0, 1]})
+    with pytest.raises(UserError, match=r"no results.json in .*gone.*python -m forgetting evaluate"):
+        compare(a, tmp_path / "gone")
+    with pytest.raises(UserError, match=r"evaluated t on different documents \(3 and 2\)"):
+        compare(a, write_results(tmp_path / "b", {"t": [1, 0]}))
+    with pytest.raises(UserError, match="no finished task in common"):
+        compare(a, write_results(tmp_path / "c", {"u": [1]}))
+    for name in ("d/seed-0", "d/seed-1", "e/seed-2", "e/seed-3"):
+        write_results(tmp_path / name, {"t": [1]})
+    with pytest.raises(UserError, match="no seed in common"):
+        compare(tmp_path / "d", tmp_path / "e")
+    results = json.loads((a / "results.json").read_text())
+    results["tasks"]["t"]["metrics"]["acc"] = 0.9
+    (a / "results.json").write_text(json.dumps(results))
+    with pytest.raises(UserError, match=r"acc of t .* is no mean over documents"):
+        compare(a, a)
+    (a / "samples/corrected/t.jsonl").unlink()
+    with pytest.raises(UserError, match=r"t.jsonl is missing: evaluate .* again, with --fresh"):
+        compare(a, a)
+
+
+def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = write_results(tmp_path / "a", {"t": [1, 1, 1, 0]})
+    b = write_results(tmp_path / "b", {"t": [1, 0, 0, 0]})
+    compare_command([str(a), str(b), "--output", str(tmp_path / "difference.json"), "--resamples", "200"])
+    assert "+50.00" in capsys.readouterr().out
+    content = json.loads((tmp_path / "difference.json").read_text())
+    assert content["columns"][-1]["name"] == "average"
+    assert content["tasks"][0]["difference"] == 50

@@ -1,0 +1,39 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from forgetting.evaluation.tracking import append_cost, log_table, wandb_project
+
+
+def test_costs_are_appended(tmp_path: Path) -> None:
+    append_cost(tmp_path, 1.5, "cpu")
+    append_cost(tmp_path, 2.0, "cpu")
+    costs = json.loads((tmp_path / "cost.json").read_text())
+    assert [cost["seconds"] for cost in costs] == [1.5, 2.0]
+    assert set(costs[0]) == {"stage", "seconds", "device", "tokens", "peak_memory_bytes"}
+
+
+@pytest.mark.parametrize(("fit", "project"), [
+    ("trainer: {logger: {class_path: lightning.pytorch.loggers.WandbLogger, init_args: {project: mine}}}", "mine"),
+    ("trainer: {logger: [{class_path: CSVLogger}, {class_path: WandbLogger}]}", "forgetting"),
+    ("trainer: {logger: [{class_path: CSVLogger}]}", None),
+    ("trainer: {logger: true}", None),
+    ("model: {}", None),
+])  # fmt: skip
+def test_the_runs_own_logger_names_the_project(tmp_path: Path, fit: str, project: str | None) -> None:
+    assert wandb_project(tmp_path) is None
+    (tmp_path / "fit.yaml").write_text(fit)
+    assert wandb_project(tmp_path) == project
+
+
+@pytest.mark.slow
+def test_without_a_key_the_table_is_kept_for_a_later_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    column = {"metric": "acc", "value": 50.0, "stderr": 1.0, "documents": 4}
+    log_table("mine", tmp_path, {
+        "target": {"name": "x"}, "suite": "main", "protocol": "corrected", "versions": {}, "seed": 42,
+        "columns": {"BoolQ": column}, "average": 50.0,
+    })  # fmt: skip
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
