@@ -16,7 +16,7 @@ from forgetting.errors import UserError
 def complete_or_absent(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, on failure it is removed.
 
-    The file is flushed to disk before the rename, so that a crash leaves the old file or the new one, never half of one.
+    The file is flushed to disk before the rename, so a crash leaves the old file or the new one, never half of one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
@@ -47,7 +47,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); it may be cut short. Remove it and make it again.") from None
+        raise UserError(
+            f"{path} is not valid JSON ({error}): it may be cut short. Remove it and make it anew."
+        ) from None
 
 
 def hash_content(content: Any) -> str:

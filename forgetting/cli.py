@@ -25,9 +25,9 @@ TRAINER_COMMANDS = {
     "score": "Write base and reference nll of every response token into the reference's score store.",
 }
 COMMANDS = {
-    "prepare": ("forgetting.training.prepare:prepare_command", "Make the corpus: sources, deduplication, draw, tokens."),
-    "evaluate": ("forgetting.evaluation.command:evaluate_command", "Run benchmarks on a run, a model folder or a hub id."),
-    "compare": ("forgetting.evaluation.command:compare_command", "Paired difference of two evaluations, with intervals."),
+    "prepare": ("forgetting.training.prepare:prepare_command", "Make the corpus: sources, duplicates, draw, tokens."),
+    "evaluate": ("forgetting.evaluation.command:evaluate_command", "Benchmarks on a run, a model folder or a hub id."),
+    "compare": ("forgetting.evaluation.command:compare_command", "Paired difference of two evaluations."),
     "table": ("forgetting.reporting.command:table_command", "A table or figure of the paper: ours beside the paper's."),
     "lab": ("forgetting.lab.command:lab_command", "The paper's comparison on a generated world with known noise."),
 }

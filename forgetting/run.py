@@ -27,7 +27,15 @@ TRAINER = ("max_epochs", "max_steps", "max_time", "limit_train_batches", "overfi
 
 REFERENCE_IGNORES = {
     "model": {"objective"},
-    "data": {"reference", "reference_seed", "store", "positive_fraction", "granularity", "forget_fraction", "threshold"},
+    "data": {
+        "reference",
+        "reference_seed",
+        "store",
+        "positive_fraction",
+        "granularity",
+        "forget_fraction",
+        "threshold",
+    },
 }
 """Settings that mean nothing to a reference model: all its tokens are positive."""
 
@@ -159,7 +167,9 @@ class Run:
             return
         differing = changes(there["computed"], self.computed)
         was = flat(there["computed"])
-        listed = "; ".join(f"{key}: {was.get(key)!r} there, {value!r} now" for key, value in list(differing.items())[:5])
+        listed = "; ".join(
+            f"{key}: {was.get(key)!r} there, {value!r} now" for key, value in list(differing.items())[:5]
+        )
         raise UserError(
             f"{self.folder} holds a run of another configuration ({listed}). Move it away, or give another --run.root."
         )

@@ -34,7 +34,12 @@ model:
 data:
   corpus:
     sources:
-      - {{name: made, path: {source}, prompt: "{{question}}", response: "{{answer}}", messages: null, source_column: null}}
+      - name: made
+        path: {source}
+        prompt: "{{question}}"
+        response: "{{answer}}"
+        messages: null
+        source_column: null
     num_train: 40
     num_reference: 16
     num_validation: 8
@@ -45,7 +50,9 @@ data:
 
 
 def write_source(path: Path, rows: int = 80) -> None:
-    lines = [{"question": f"What is {i} plus {i % 7}?", "answer": f"It is {i + i % 7}" + "." * (i % 11)} for i in range(rows)]
+    lines = [
+        {"question": f"What is {i} plus {i % 7}?", "answer": f"It is {i + i % 7}" + "." * (i % 11)} for i in range(rows)
+    ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 

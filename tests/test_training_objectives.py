@@ -47,7 +47,7 @@ def test_ignoring_is_forgetting_at_zero_and_full_tokens_is_the_mean_of_both_side
 
 
 def test_the_schedules():
-    steps = range(0, 11)
+    steps = range(11)
     paper = [scheduled_coefficient(s, 10, 0.05, 0.25) for s in steps]
     assert paper[0] == 0.0  # it never starts at t_min
     assert paper == pytest.approx([0.02 * s for s in steps])

@@ -1,6 +1,5 @@
 """What a step computes does not depend on how it is cut; the order depends on the run's seed alone."""
 
-
 import numpy as np
 import pytest
 import torch
@@ -183,5 +182,3 @@ def test_the_order_follows_the_seed_and_a_resumed_run_goes_on():
     assert steps(0, 3) != first  # the second epoch has an order of its own
     assert sorted(i for s in steps(0, 3) for i in s) == list(range(10))
     assert steps(None, 0) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-
-

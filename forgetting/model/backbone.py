@@ -5,7 +5,12 @@ from typing import Any, Literal
 
 import torch
 from huggingface_hub import constants
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -39,7 +44,7 @@ def load_backbone(
         options["attn_implementation"] = attention
     if four_bit:
         if not torch.cuda.is_available():
-            raise UserError("model.four_bit needs a CUDA device and there is none; leave it out to train in model.dtype.")
+            raise UserError("model.four_bit needs a CUDA device and there is none: leave it out to use model.dtype.")
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
         )

@@ -6,7 +6,6 @@ the backward pass by what the objective sends to that token. So any function of 
 one product with W forward, one for the gradient and none again.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +36,7 @@ def token_nll(
     hidden: Float[Tensor, "tokens hidden"],
     targets: Int[Tensor, " tokens"],
     head: nn.Module,
-    transform: LogitTransform = LogitTransform(),  # noqa: B008 - frozen
+    transform: LogitTransform = LogitTransform(),
     chunk: int | None = None,
 ) -> Float[Tensor, " tokens"]:
     """Negative log-likelihood of each target, ℓ of Taheri et al. (TMLR 2026), Eq. 3.
@@ -46,7 +45,7 @@ def token_nll(
         hidden: Hidden state that predicts each target.
         targets: Token ids.
         head: The LM head: a linear layer, tied or not, with or without bias. A frozen one takes the fast path; one
-            that is trained, wrapped or quantised is called as it is, and its logits are made again in the backward pass.
+            that is trained, wrapped or quantised is called as it is; its logits are made again in the backward pass.
         transform: What the model does to its logits after the head.
         chunk: Tokens whose logits exist at once; by default what suits the device.
 
@@ -68,12 +67,10 @@ def token_nll(
     def piece(h: Tensor, t: Tensor) -> Tensor:
         return _nll(_transform(head(h), transform), t)[0]
 
-    run: Callable[..., Tensor] = piece
-    if torch.is_grad_enabled():
+    def again_in_backward(h: Tensor, t: Tensor) -> Tensor:
+        return checkpoint(piece, h, t, use_reentrant=False)
 
-        def run(h: Tensor, t: Tensor) -> Tensor:
-            return checkpoint(piece, h, t, use_reentrant=False)
-
+    run = again_in_backward if torch.is_grad_enabled() else piece
     return torch.cat([run(h, t) for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True)])
 
 

@@ -46,7 +46,9 @@ class LanguageModel(nn.Module):
     @property
     def head(self) -> nn.Module:
         """The LM head."""
-        return self.causal_lm.get_output_embeddings()
+        head = self.causal_lm.get_output_embeddings()
+        assert isinstance(head, nn.Module), f"{type(self.causal_lm).__name__} has no LM head"
+        return head
 
     def forward(self, batch: MicroBatch) -> Float[Tensor, " tokens"]:
         """The nll of each response token in nats, in the row-major order of `batch.response_mask`."""

@@ -28,7 +28,7 @@ class Lora:
     """
 
     rank: int = 64
-    alpha: float = 16
+    alpha: int = 16
     dropout: float = 0.1
     target_modules: list[str] | None = None
     modules_to_save: list[str] | None = field(default=None)

@@ -83,10 +83,8 @@ ABOVE_ALL = Cut(threshold=float("inf"), tie_position=0)
 """Nothing lies above it."""
 
 
-def quality(
-    nll_base: Float[np.ndarray, " n"], nll_reference: Float[np.ndarray, " n"]
-) -> Float[np.ndarray, " n"]:
-    """Q, how much the reference lowered a token's loss (Taheri et al., TMLR 2026, Eq. 4-5): nll_base − nll_reference."""
+def quality(nll_base: Float[np.ndarray, " n"], nll_reference: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Q (Taheri et al., TMLR 2026, Eq. 4-5): how far the reference lowers a token's nll, nll_base − nll_reference."""
     return nll_base - nll_reference
 
 
@@ -147,7 +145,8 @@ def _ordered_bits(scores: np.ndarray) -> UInt[np.ndarray, " n"]:
     """Unsigned integers in the same order as the floats; −0 and 0 are equal."""
     if np.isnan(scores).any():
         raise UserError(
-            f"{int(np.isnan(scores).sum())} scores are not numbers: a model gave NaN. Score again, in float32 or bfloat16."
+            f"{int(np.isnan(scores).sum())} scores are not numbers: a model gave NaN. Score again, in float32 or "
+            "bfloat16."
         )
     unsigned = {4: np.uint32, 8: np.uint64}[scores.dtype.itemsize]
     bits = (scores + scores.dtype.type(0)).view(unsigned)

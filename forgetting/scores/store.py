@@ -69,9 +69,12 @@ def write_shard(
     kind = pa.large_list(pa.float32())
     schema = pa.schema([("nll_base", kind), ("nll_reference", kind)], metadata=metadata)
     batch = pa.record_batch(columns, schema=schema)
-    with complete_or_absent(folder / shard.file) as temporary:
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            writer.write_batch(batch)
+    with (
+        complete_or_absent(folder / shard.file) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+    ):
+        writer.write_batch(batch)
 
 
 def has_shard(folder: Path, shard: ShardRange, identity: dict[str, Any]) -> bool:

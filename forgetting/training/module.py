@@ -103,7 +103,10 @@ class FineTuner(LightningModule):
             )
         backbone = load_backbone(self.backbone, self.revision, self.dtype_name, self.four_bit, self.attention)
         self.unmatched_targets = unmatched_targets(backbone, self.lora.target_modules or [])
-        model = load_lora(backbone, self.adapter, trainable=True) if self.adapter else add_lora(backbone, self.lora, self.seed)
+        if self.adapter is not None:
+            model = load_lora(backbone, self.adapter, trainable=True)
+        else:
+            model = add_lora(backbone, self.lora, self.seed)
         if self.activation_checkpointing:
             backbone.gradient_checkpointing_enable({"use_reentrant": False})
         language_model = LanguageModel(model)
@@ -129,9 +132,7 @@ class FineTuner(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW on the adapter; linear warm-up over ceil(warmup_fraction · steps), then linear decay to 0."""
-        optimizer = torch.optim.AdamW(
-            self.trainable().values(), lr=self.learning_rate, weight_decay=self.weight_decay
-        )
+        optimizer = torch.optim.AdamW(self.trainable().values(), lr=self.learning_rate, weight_decay=self.weight_decay)
         schedule = get_linear_schedule_with_warmup(
             optimizer, ceil(self.warmup_fraction * self.total_steps), self.total_steps
         )
@@ -185,7 +186,8 @@ class FineTuner(LightningModule):
     def _log_step(self, step: OptimizerStep, sums: Tensor, coefficient: float, norm: Tensor, rate: float) -> None:
         now, before = time.perf_counter(), self._last_step_end
         self._last_step_end = now
-        if (self.trainer.global_step - 1) % self.trainer.log_every_n_steps and not self.trainer.is_last_batch:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (self.trainer.global_step - 1) % every and not self.trainer.is_last_batch:
             return
         loss, positive, negative = self.trainer.strategy.reduce(sums, reduce_op="sum")
         values: dict[str, Any] = {
@@ -240,6 +242,6 @@ class FineTuner(LightningModule):
         if found != expected:
             odd = sorted(found ^ expected)[:3]
             raise UserError(
-                f"The checkpoint holds {len(found)} tensors where this adapter has {len(expected)} (for example {odd}): "
-                "it belongs to another backbone or other LoRA settings."
+                f"The checkpoint holds {len(found)} tensors where this adapter has {len(expected)} (such as {odd}): it "
+                "belongs to another backbone or other LoRA settings."
             )

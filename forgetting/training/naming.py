@@ -49,7 +49,7 @@ class Naming:
         command = self.arguments[0]
         given = [part for file in files for part in ("--config", str(file))]
         config = self._parser.parse_args([command, *given, *overrides])
-        return yaml.safe_load(self._parser.dump(config, skip_none=False, skip_validation=True))[command]
+        return yaml.safe_load(self._parser.dump(config, skip_unset=False, skip_validation=True))[command]
 
     def _reference(
         self, final: dict[str, Any], name: str, overlays: list[tuple[str, dict[str, Any]]], overrides: dict[str, Any]

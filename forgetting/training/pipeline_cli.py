@@ -81,7 +81,7 @@ class PipelineCLI(LightningCLI):
         reference = self.naming.reference_id
         config.run.id, config.data.reference = self.naming.run_id, reference
         # Written before the store's place is filled in: a saved configuration finds it by the reference's name.
-        self.config_text = self._parser(self.command).dump(config, skip_none=False, skip_validation=True)
+        self.config_text = self._parser(self.command).dump(config, skip_unset=False, skip_validation=True)
         plain = yaml.safe_load(self.config_text)
         root = Path(settings.root)
         self.run = Run(
@@ -149,7 +149,7 @@ class PipelineCLI(LightningCLI):
         else:
             ckpt_path = str(self.run.checkpoint) if ckpt_path == "last" else ckpt_path
             if not Path(ckpt_path).is_file():
-                raise UserError(f"There is no checkpoint {ckpt_path} to go on from. Leave --ckpt_path out to begin anew.")
+                raise UserError(f"There is no checkpoint {ckpt_path} to go on from; leave --ckpt_path out to begin.")
         if ckpt_path is not None:
             print(f"going on from {ckpt_path}")
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True, **options)
@@ -167,6 +167,7 @@ class PipelineCLI(LightningCLI):
         if is_closed(self.run.scores):
             print(f"{self.run.scores} is complete.")
             return
+        assert isinstance(self.trainer, Trainer)
         self.trainer.score(model, datamodule=datamodule, **options)
         if self.trainer.is_global_zero:
             self.cost.write(self.trainer)

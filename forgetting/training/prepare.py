@@ -12,7 +12,7 @@ def prepare_command(arguments: list[str]) -> None:
     # The same parser as fit's: any experiment, overlay and override that fit takes.
     parser = capture_parser(lambda: build_cli(["fit", *arguments]))
     config = parser.parse_args(["fit", *arguments])
-    data = parser.instantiate_classes(config).fit.data
+    data = parser.instantiate_classes(config)["fit"]["data"]
     assert isinstance(data, ForgettingData)
     data.prepare_data()
     corpus, tokens = data.open_corpus()

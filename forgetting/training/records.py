@@ -52,7 +52,9 @@ class CostRecord(Callback):
         self.tokens = 0
         self.start = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:  # fmt: skip
         """Count a step's tokens."""
         self.tokens += batch.num_tokens
 
@@ -60,8 +62,10 @@ class CostRecord(Callback):
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: ShardWork, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        """Count a shard's tokens (padding left out would need the lengths: these are padded tokens)."""
-        self.tokens += sum(b.input_ids.numel() for b, rows in zip(batch.micro_batches, batch.members, strict=True) if rows)
+        """Count a shard's tokens, padding included."""
+        self.tokens += sum(
+            b.input_ids.numel() for b, rows in zip(batch.micro_batches, batch.members, strict=True) if rows
+        )
 
     def write(self, trainer: lightning.Trainer) -> None:
         """Add the entry."""
@@ -72,8 +76,10 @@ class CostRecord(Callback):
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         entries = read_json(self.path) if self.path.is_file() else []
         seconds = time.perf_counter() - self.start
-        entry = {"stage": self.stage, "seconds": seconds, "device": device_name(device), "num_devices": trainer.world_size,
-                 "tokens": self.tokens, "peak_memory_bytes": peak}  # fmt: skip
+        entry = {
+            "stage": self.stage, "seconds": seconds, "device": device_name(device), "num_devices": trainer.world_size,
+            "tokens": self.tokens, "peak_memory_bytes": peak,
+        }  # fmt: skip
         write_json(self.path, [*entries, entry])
 
 
@@ -145,8 +151,8 @@ class RunRecord(Callback):
             was = before[name]
             if (was["hash"] != now["hash"]) if name == "base" else (was != now):
                 raise UserError(
-                    f"{self.run.folder} holds a run made from another {name} ({was} there, {now} now): going on would mix "
-                    "the two. Move the folder away, or give another --run.root."
+                    f"{self.run.folder} holds a run made from another {name} ({was} there, {now} now): going on would "
+                    "mix the two. Move the folder away, or give another --run.root."
                 )
 
 

@@ -24,8 +24,14 @@ class Examples(Protocol):
     lengths: np.ndarray
 
     def __len__(self) -> int: ...
-    def input_ids(self, i: int) -> np.ndarray: ...
-    def response_mask(self, i: int) -> np.ndarray: ...
+
+    def input_ids(self, i: int) -> np.ndarray:
+        """Token ids of an example."""
+        ...
+
+    def response_mask(self, i: int) -> np.ndarray:
+        """True at the tokens that are targets."""
+        ...
 
 
 SideMasks = Callable[[int], tuple[np.ndarray, np.ndarray]]
@@ -86,7 +92,9 @@ class StepDataset(Dataset[OptimizerStep]):
         num_ranks: All of them.
     """
 
-    def __init__(self, examples: Examples, side_masks: SideMasks, budget: int, rank: int = 0, num_ranks: int = 1) -> None:
+    def __init__(
+        self, examples: Examples, side_masks: SideMasks, budget: int, rank: int = 0, num_ranks: int = 1
+    ) -> None:
         self.examples = examples
         self.side_masks = side_masks
         self.budget = budget
@@ -108,8 +116,10 @@ class StepDataset(Dataset[OptimizerStep]):
         """Sequences and their masks as one padded batch; none at all give an empty one."""
         sequences = [(self.examples.input_ids(i), self.examples.response_mask(i)) for i in indices]
         positive, negative = (
-            torch.from_numpy(np.concatenate([np.zeros(0, np.bool_), *side])) for side in zip(*masks, strict=True)
-        ) if masks else (torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.bool))
+            (torch.from_numpy(np.concatenate([np.zeros(0, np.bool_), *side])) for side in zip(*masks, strict=True))
+            if masks
+            else (torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.bool))
+        )
         return SidedBatch(pad(sequences), positive, negative)
 
 

@@ -16,5 +16,5 @@ class Trainer(LightningTrainer):
             model: A FineTuner whose `adapter` is the reference.
             datamodule: A ForgettingData whose `store_folder` is where to write.
         """
-        self.callbacks.append(ScoreWriter())
+        self.callbacks.append(ScoreWriter())  # type: ignore[attr-defined]
         self.predict(model, datamodule=datamodule, return_predictions=False)
