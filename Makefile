@@ -1,0 +1,36 @@
+# A bare machine needs Python >= 3.11 and make; everything else goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := forgetting tests benchmarks experiments
+
+.PHONY: setup lab test quick check format lint types paper
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,experiments]'
+	touch $@
+
+lab: setup  ## the paper's comparison on a generated world: about five minutes on two cores
+	$(BIN)/python -m forgetting lab
+
+test: setup  ## every test; no network, no GPU
+	$(BIN)/python -m pytest
+
+quick: setup  ## the fast tests
+	$(BIN)/python -m pytest -m 'not slow'
+
+check: format lint types test  ## all of CI
+
+format: setup
+	$(BIN)/ruff format --check $(SOURCES)
+
+lint: setup
+	$(BIN)/ruff check $(SOURCES)
+
+types: setup
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+paper: setup  ## what Table 3 would run, and what is left of it
+	$(BIN)/snakemake -s experiments/Snakefile -n table3
