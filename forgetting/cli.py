@@ -92,9 +92,10 @@ def base_files(arguments: Sequence[str]) -> list[Path]:
 
 def build_cli(arguments: Sequence[str]) -> "PipelineCLI":
     """Parse and run a command that needs a Trainer."""
+    bases = base_files(arguments)  # before the imports, which take seconds
     from forgetting.training.pipeline_cli import PipelineCLI
 
-    return PipelineCLI(list(arguments), base_files(arguments))
+    return PipelineCLI(list(arguments), bases)
 
 
 def command(name: str) -> Callable[[list[str]], None]:

@@ -11,6 +11,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -106,7 +107,7 @@ def _explained(load: Any, backbone: str, revision: str | None) -> Any:
     at = f" at revision {revision}" if revision else ""
     try:
         return load()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         cause: BaseException | None = error
         chain: list[BaseException] = []
         while cause is not None:

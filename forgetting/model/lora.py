@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -84,7 +85,7 @@ def load_lora(backbone: PreTrainedModel, folder: Path, trainable: bool = False) 
             raise UserError(f"{folder} holds no PEFT adapter: {name} is missing.")
     try:
         return PeftModel.from_pretrained(backbone, str(folder), is_trainable=trainable, autocast_adapter_dtype=True)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(f"The adapter in {folder} does not fit {backbone.name_or_path}: {error}") from error
 
 

@@ -14,12 +14,23 @@ def prepare_command(arguments: list[str]) -> None:
     config = parser.parse_args(["fit", *arguments])
     data = parser.instantiate_classes(config)["fit"]["data"]
     assert isinstance(data, ForgettingData)
-    data.prepare_data()
     corpus, tokens = data.open_corpus()
-    print(f"corpus {corpus.folder}\ntokens {tokens.folder}")
+    print(f"corpus {corpus.folder} ({corpus.content_hash[:12]})\ntokens {tokens.folder} ({tokens.content_hash[:12]})\n")
     print(corpus_table(corpus.manifest))
+    for name in corpus.manifest["splits"]:
+        split = tokens.split(name)
+        print(
+            f"{name}: {len(split):,} examples, {split.lengths.sum():,} tokens, {split.num_targets.sum():,} to predict"
+        )
 
 
 def corpus_table(manifest: dict[str, Any]) -> str:
-    """Counts a source and split, in the form of the paper's Table 1."""
-    return str(manifest)
+    """Samples and percentages a source and split, in the form of the paper's Table 1, as Markdown."""
+    splits = manifest["splits"]
+    sources = sorted({source for split in splits.values() for source in split["sources"]})
+    lines = ["| source | " + " | ".join(splits) + " |", "|---" * (len(splits) + 1) + "|"]
+    for source in sources:
+        cells = [split["sources"].get(source, {"samples": 0, "percentage": 0.0}) for split in splits.values()]
+        lines.append(f"| {source} | " + " | ".join(f"{c['samples']:,} ({c['percentage']:.2f}%)" for c in cells) + " |")
+    lines.append("| all | " + " | ".join(f"{split['samples']:,}" for split in splits.values()) + " |")
+    return "\n".join(lines) + "\n"
