@@ -132,7 +132,7 @@ class _Gathering:
 
     def _runs(self, row: Row, origin: Runs) -> Line:
         folders = self.runs.seeds(origin.experiment)
-        results = self.runs.results(folders, self.spec.suite)
+        results = self.runs.results(folders, self.spec)
         line = Line(row, self._scores(results), len(results))
         trained = [folder for folder in folders if (folder / "adapter" / "adapter_model.safetensors").is_file()]
         evaluated = {Path(one["path"]).parent for one in results}
@@ -143,7 +143,7 @@ class _Gathering:
         return line
 
     def _backbone(self, row: Row, origin: Backbone) -> Line:
-        results = self.runs.results([self.runs.backbone(origin.target)], self.spec.suite)
+        results = self.runs.results([self.runs.backbone(origin.target)], self.spec)
         commands = [] if results else [self._evaluate(origin.target)]
         return Line(row, self._scores(results), len(results), commands)
 
@@ -154,7 +154,7 @@ class _Gathering:
 
     def _evaluate(self, target: object) -> str:
         protocol = "" if self.runs.protocol == "corrected" else f" --protocol {self.runs.protocol}"
-        return f"python -m forgetting evaluate {target} --suite {self.spec.suite}{protocol}"
+        return f"python -m forgetting evaluate {target} --suite {self.spec.suite_argument}{protocol}"
 
     def _scores(self, results: list[dict[str, Any]]) -> list[Value | None]:
         """Mean and sd of each column over results."""

@@ -129,11 +129,12 @@ class Plan:
         """Which suite an experiment or backbone is evaluated on."""
         suites: dict[str, str] = {}
         for spec in self.tables.values():
-            if spec.suite is None:
+            suite = spec.suite_argument
+            if suite is None:
                 continue
             for name in (*spec.experiments(), *spec.backbones()):
-                if suites.setdefault(name, spec.suite) != spec.suite:
-                    raise UserError(f"{name} is evaluated on two suites, {suites[name]} and {spec.suite}; its results "
+                if suites.setdefault(name, suite) != suite:
+                    raise UserError(f"{name} is evaluated on two suites, {suites[name]} and {suite}; its results "
                                     "would overwrite each other.")  # fmt: skip
         return suites
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from forgetting.artifacts import read_json
 from forgetting.errors import UserError
+from forgetting.reporting.spec import TableSpec
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class RunFolders:
         """File name of results under the protocol."""
         return "results.json" if self.protocol == "corrected" else f"results.{self.protocol}.json"
 
-    def results(self, folders: list[Path], suite: str | None) -> list[dict[str, Any]]:
-        """Results of those of `folders` that were evaluated.
+    def results(self, folders: list[Path], spec: TableSpec) -> list[dict[str, Any]]:
+        """Results for a table, of those of `folders` that were evaluated.
 
         Raises:
             UserError: Results are of another suite than the table's, or not as `evaluate` writes them.
@@ -58,10 +59,10 @@ class RunFolders:
             content = read_json(path)
             if content.get("format") != 1 or "columns" not in content:
                 raise UserError(f"{path} is not a result of `python -m forgetting evaluate` that this version reads.")
-            if suite is not None and content["suite"] != suite:
+            if content["suite"] != spec.suite:
                 raise UserError(
-                    f"{path} is of the suite {content['suite']}, the table needs {suite}. "
-                    f"Evaluate again: python -m forgetting evaluate {folder} --suite {suite}"
+                    f"{path} is of the suite {content['suite']}, the table needs {spec.suite}. "
+                    f"Evaluate again: python -m forgetting evaluate {folder} --suite {spec.suite_argument}"
                 )
             found.append({**content, "path": str(path)})
         return found

@@ -114,7 +114,22 @@ class Figure:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A table or figure of the paper."""
+    """A table or figure of the paper.
+
+    Attributes:
+        name: Of its file.
+        title: As the paper's.
+        caption: What it shows.
+        columns: Of the suite, and AVG; or of a corpus, or of times.
+        groups: Its rows.
+        suite: Whose results it shows; None for a table of times or of a corpus.
+        suite_file: Where that suite is, if not in `configs/evaluation/`.
+        corpus: The experiment whose corpus it counts.
+        decimals: Of what is printed.
+        figure: How it is drawn.
+        stated: What the paper's text says about it.
+        notes: Footnotes.
+    """
 
     name: str
     title: str
@@ -122,6 +137,7 @@ class TableSpec:
     columns: tuple[str, ...]
     groups: tuple[Group, ...]
     suite: str | None = None
+    suite_file: str | None = None
     corpus: str | None = None
     decimals: int = 2
     figure: Figure | None = None
@@ -148,6 +164,11 @@ class TableSpec:
         """The models that the table evaluates as they are, each once."""
         return list(dict.fromkeys(row.origin.target for _, row in self.rows() if isinstance(row.origin, Backbone)))
 
+    @property
+    def suite_argument(self) -> str | None:
+        """What `evaluate --suite` takes."""
+        return self.suite_file or self.suite
+
     def footnotes(self) -> list[str]:
         """Notes, and the paper's slips about this table."""
         return [*self.notes, *(stated.slip for stated in self.stated if stated.slip)]
@@ -167,7 +188,12 @@ def load_spec(path: Path) -> TableSpec:
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     required = {"title", "caption", "columns", "groups"}
-    _check_keys(content, required, required | {"suite", "corpus", "decimals", "figure", "stated", "notes"}, f"{path}")
+    _check_keys(
+        content,
+        required,
+        required | {"suite", "suite_file", "corpus", "decimals", "figure", "stated", "notes"},
+        f"{path}",
+    )
     columns = tuple(content["columns"])
     spec = TableSpec(
         name=path.stem,
@@ -176,7 +202,11 @@ def load_spec(path: Path) -> TableSpec:
         figure=_figure(content["figure"], path) if "figure" in content else None,
         stated=tuple(_stated(item, path) for item in content.get("stated", ())),
         notes=tuple(content.get("notes", ())),
-        **{key: content[key] for key in ("title", "caption", "suite", "corpus", "decimals") if key in content},
+        **{
+            key: content[key]
+            for key in ("title", "caption", "suite", "suite_file", "corpus", "decimals")
+            if key in content
+        },
     )
     _check_references(spec, path)
     return spec
@@ -235,7 +265,8 @@ def _figure(content: dict[str, Any], path: Path) -> Figure:
 def _stated(content: dict[str, Any], path: Path) -> Stated:
     required = {"where", "value", "group", "row"}
     _check_keys(content, required, required | {"over", "column", "slip"}, f"{path}, stated")
-    return Stated(**content | {"value": float(content["value"])})
+    content = {**content, "value": float(content["value"])}
+    return Stated(**content)
 
 
 def _check_references(spec: TableSpec, path: Path) -> None:

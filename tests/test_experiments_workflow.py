@@ -1,0 +1,154 @@
+"""The Snakefile run for real, on a small corpus and a model of a few thousand parameters: killed, resumed, shared."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import write_backbone
+
+pytest.importorskip("snakemake", reason="Snakemake is in the extra `experiments`")
+pytestmark = pytest.mark.slow
+REPOSITORY = Path(__file__).parent.parent
+
+RUN = """
+run: {{checkpoint_every_n_steps: 1}}
+trainer: {{accelerator: cpu, devices: 1, precision: 32-true, enable_progress_bar: false}}
+model:
+  backbone: backbone
+  dtype: float32
+  lora: {{rank: 4}}
+  learning_rate: 1.0e-2
+  objective: {{class_path: {objective}}}
+data:
+  corpus:
+    sources:
+      - name: made
+        path: source.jsonl
+        prompt: "{{question}}"
+        response: "{{answer}}"
+        messages: null
+        source_column: null
+    num_train: {num_train}
+    num_reference: 12
+    num_validation: 4
+  max_length: 64
+  batch_size: 2
+  split: {split}
+  micro_batch_tokens: 64
+"""
+TABLE = """
+title: Small
+caption: A table of one method.
+suite: small
+suite_file: small.yaml
+columns: [Sums, AVG]
+groups:
+  - name: Tiny
+    rows:
+      - {name: Base, base: backbone}
+      - {name: Forgetting, run: tiny/forgetting}
+"""
+SUITE = """
+name: small
+batch_size: 8
+dtype: float32
+include_path: [tasks]
+columns: {Sums: {tasks: [sums], metric: acc}}
+"""
+TASK = """
+task: sums
+dataset_path: json
+dataset_kwargs: {data_files: {test: tasks/sums.jsonl}}
+test_split: test
+num_fewshot: 0
+output_type: loglikelihood
+doc_to_text: question
+doc_to_target: answer
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+
+
+def write_work(folder: Path, num_train: int) -> None:
+    """A folder with the repository's workflow over experiments of its own."""
+    experiments = folder / "experiments"
+    (experiments / "tables").mkdir(parents=True)
+    (experiments / "tiny").mkdir()
+    for name in ("Snakefile", "gpu.py"):
+        shutil.copy(REPOSITORY / "experiments" / name, experiments)
+    shutil.copytree(REPOSITORY / "experiments/profiles", experiments / "profiles")
+    (experiments / "tables/small.yaml").write_text(TABLE)
+    for name, objective, split in [("reference", "FullTokens", "reference"), ("forgetting", "Forgetting", "train")]:
+        text = RUN.format(objective=objective, split=split, num_train=num_train)
+        (experiments / f"tiny/{name}.yaml").write_text(text)
+    lines = [{"question": f"{i} plus {i % 7}?", "answer": f" It is {i + i % 7}."} for i in range(num_train + 20)]
+    (folder / "source.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "tasks").mkdir()
+    (folder / "tasks/sums.yaml").write_text(TASK)
+    (folder / "tasks/sums.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:6]))
+    (folder / "small.yaml").write_text(SUITE)
+    write_backbone(folder / "backbone")
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "snakemake", "-s", "experiments/Snakefile", "-c", "1", "small", "--config", "seeds=1"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen([*command, *arguments], cwd=folder, env=environment, text=True, start_new_session=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return said
+
+
+def test_a_killed_table_is_resumed_to_the_same_numbers(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    write_work(whole, num_train=120)
+    finish(snakemake(whole))
+    shutil.copytree(whole, killed)  # with corpus, reference and store
+    for made in ("runs/tiny/forgetting", "runs/.done/fit", "runs/.done/evaluate", "runs/tables"):
+        shutil.rmtree(killed / made)
+
+    process = snakemake(killed)
+    checkpoint = killed / "runs/tiny/forgetting/seed-0/checkpoints/last.ckpt"
+    deadline = time.monotonic() + 240
+    while not checkpoint.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)  # no farewell for anyone
+    process.communicate()
+    assert checkpoint.is_file()
+    assert not (killed / "runs/tiny/forgetting/seed-0/adapter").exists()
+    assert not list((killed / "runs/.done/fit").rglob("*.done"))
+    stored = (killed / "runs/tiny/reference/seed-0/scores/manifest.json").stat().st_mtime_ns
+
+    finish(snakemake(killed, "--unlock"))
+    said = finish(snakemake(killed))
+    assert "rule score" not in said
+    assert (killed / "runs/tiny/reference/seed-0/scores/manifest.json").stat().st_mtime_ns == stored
+    log = (killed / "runs/logs/fit/tiny/forgetting/seed-0.log").read_text()
+    assert "going on from" in log
+    weights = "runs/tiny/forgetting/seed-0/adapter/adapter_model.safetensors"
+    assert (whole / weights).read_bytes() == (killed / weights).read_bytes()
+    for form in ("md", "csv", "tex", "html"):
+        assert (whole / f"runs/tables/small.{form}").read_text() == (killed / f"runs/tables/small.{form}").read_text()
+
+    assert "Nothing to be done" in finish(snakemake(killed))
+
+
+def test_a_failed_job_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
+    write_work(tmp_path, num_train=20)
+    (tmp_path / "source.jsonl").write_text("{}\n")
+    process = snakemake(tmp_path)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert "error: " in said  # the failed command's own words
+    done = [file.relative_to(tmp_path / "runs/.done").parts[0] for file in (tmp_path / "runs/.done").rglob("*.done")]
+    assert set(done) <= {"evaluate_base"}  # which does not need the corpus
+    assert not (tmp_path / "runs/tables/small.md").exists()
