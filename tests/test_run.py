@@ -51,7 +51,11 @@ def test_a_run_is_called_as_its_file(experiments):
         (["--data.positive_fraction=0.5"], "@positive_fraction=0.5", ""),
         (["--model.objective.t_max", "0.35"], "@t_max=0.35", ""),
         (["--model.learning_rate", "0.001"], "@learning_rate=0.001", "@learning_rate=0.001"),
-        (["--config", "published.yaml", "--data.positive_fraction", "0.5"], "@published+positive_fraction=0.5", "@published"),
+        (
+            ["--config", "published.yaml", "--data.positive_fraction", "0.5"],
+            "@published+positive_fraction=0.5",
+            "@published",
+        ),
         (["--seed_everything", "7"], "", ""),
         (["--trainer.devices", "2", "--data.num_workers", "2"], "", ""),
         (["--data.positive_fraction", "0.7"], "", ""),  # what the file says anyway

@@ -117,6 +117,8 @@ def _explained(load: Any, backbone: str, revision: str | None) -> Any:
 
 
 def _reason(chain: list[BaseException], backbone: str, at: str) -> str:
+    if Path(backbone).expanduser().is_dir():
+        return f"The model in {backbone} could not be loaded (a file may be missing or cut short): {chain[0]}"
     kinds = tuple(type(error) for error in chain)
     if any(issubclass(kind, GatedRepoError) for kind in kinds):
         return (
