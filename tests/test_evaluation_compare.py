@@ -16,11 +16,16 @@ def write_results(folder: Path, scores: dict[str, Any], columns: dict[str, list[
     for task, values in scores.items():
         failed = values is None
         metrics = {} if failed else {"acc": float(np.mean(values))}
-        tasks[task] = {"status": "failed" if failed else "ok", "metrics": metrics, "metric": "acc"}
+        tasks[task] = {
+            "status": "failed" if failed else "ok",
+            "metrics": metrics,
+            "metric": "acc",
+            "identity": "0" * 64,
+        }
         file = folder / f"samples/corrected/{task}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
         lines = [
-            {"document": i, "hash": f"{task}{i}", "metrics": {"acc": float(v)}}
+            {"identity": "0" * 12, "document": i, "hash": f"{task}{i}", "metrics": {"acc": float(v)}}
             for i, v in enumerate([] if failed else values)
         ]
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -110,7 +115,7 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"acc of t .* is no mean over documents"):
         compare(a, a)
     (a / "samples/corrected/t.jsonl").unlink()
-    with pytest.raises(UserError, match=r"t.jsonl is missing: evaluate .* again, with --fresh"):
+    with pytest.raises(UserError, match=r"t.jsonl is missing or of another evaluation: evaluate"):
         compare(a, a)
 
 

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from forgetting.errors import UserError
 from forgetting.evaluation.command import evaluate_command
+from forgetting.evaluation.compare import compare
 
 FIVE = ["first", "second", "third", "fourth", "fifth"]
 
@@ -170,12 +171,57 @@ def test_limits_are_exact_counts_that_do_not_leak_from_task_to_task(tmp_path: Pa
     assert [(e["documents"], e["documents_total"]) for e in entries.values()] == [(11, 12), (54, 108)]
 
 
+def test_records_of_another_evaluation_are_no_records(
+    tmp_path: Path, base: Path, tasks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results say seed 42 and records say seed 1, as a kill between the two leaves them."""
+    run = write_run(tmp_path / "run", base)
+    evaluate(run, tasks, names=["first"])
+    results = (run / "results.json").read_text()
+    evaluate(run, tasks, "--seed", "1", names=["first"])
+    (run / "results.json").write_text(results)
+    with pytest.raises(UserError, match=r"first.jsonl is missing or of another evaluation"):
+        compare(run, run)
+    capsys.readouterr()
+    evaluate(run, tasks, names=["first"])
+    assert "(kept)" not in capsys.readouterr().out
+    assert compare(run, run)[0][0].difference == 0
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_documents_and_one_writes(tmp_path: Path, base: Path, tasks: Path) -> None:
+    """The harness's data parallelism (`accelerate launch`), made to believe that two CPU processes are two GPUs."""
+    options = [str(base), "--tasks", "first", "second", "--include-path", str(tasks), "--batch-size=1", "--device=cpu"]
+    script = tmp_path / "launch.py"
+    script.write_text(
+        "import sys, torch\n"
+        "torch.cuda.device_count = lambda: 2\n"
+        "from forgetting.evaluation.command import evaluate_command\n"
+        f"evaluate_command([*{options!r}, '--output', sys.argv[1]])\n"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, str(script), str(tmp_path / "two")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("[1/2] first") == 1
+    evaluate_command([*options, "--output", str(tmp_path / "one")])
+    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    assert two["average"] == pytest.approx(one["average"])
+    assert [entry["documents"] for entry in two["tasks"].values()] == [12, 12]
+    for name in ("first", "second"):
+        records = [(tmp_path / side / f"samples/corrected/{name}.jsonl").read_text() for side in ("one", "two")]
+        assert records[0] == records[1]
+
+
 def test_output_can_be_put_elsewhere_and_costs_are_noted(tmp_path: Path, base: Path, tasks: Path) -> None:
     evaluate_command([
         str(base), "--tasks", "first", "--include-path", str(tasks), "--batch-size", "4",
         "--output", str(tmp_path / "here"), "--documents", "5",
     ])  # fmt: skip
-    assert json.loads((tmp_path / "here/results.json").read_text())["tasks"]["first"]["documents"] == 5
+    assert json.loads((tmp_path / "here/results.trial.json").read_text())["tasks"]["first"]["documents"] == 5
+    assert not (tmp_path / "here/results.json").exists()
+    assert not (tmp_path / "here/samples").exists()
     costs = json.loads((tmp_path / "here/cost.json").read_text())
     assert [cost["stage"] for cost in costs] == ["evaluate"]
     assert not list((tmp_path / "here").glob("*.partial*"))

@@ -154,4 +154,4 @@ def test_ifeval_runs_on_a_local_file(base: Path, tmp_path: Path) -> None:
         str(base), "--suite", "architectures", "--tasks", "ifeval", "--data-files", str(data), "--batch-size", "1",
         "--output", str(tmp_path),
     ])  # fmt: skip
-    assert json.loads((tmp_path / "results.json").read_text())["columns"]["IFEval"]["value"] == 100
+    assert json.loads((tmp_path / "results.trial.json").read_text())["columns"]["IFEval"]["value"] == 100

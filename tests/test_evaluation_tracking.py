@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from forgetting.evaluation.tracking import append_cost, log_table, wandb_project
+from forgetting.evaluation.tracking import append_cost, log_table, wandb_settings
 
 
 def test_costs_are_appended(tmp_path: Path) -> None:
@@ -14,17 +14,12 @@ def test_costs_are_appended(tmp_path: Path) -> None:
     assert set(costs[0]) == {"stage", "seconds", "device", "tokens", "peak_memory_bytes"}
 
 
-@pytest.mark.parametrize(("fit", "project"), [
-    ("trainer: {logger: {class_path: lightning.pytorch.loggers.WandbLogger, init_args: {project: mine}}}", "mine"),
-    ("trainer: {logger: [{class_path: CSVLogger}, {class_path: WandbLogger}]}", "forgetting"),
-    ("trainer: {logger: [{class_path: CSVLogger}]}", None),
-    ("trainer: {logger: true}", None),
-    ("model: {}", None),
-])  # fmt: skip
-def test_the_runs_own_logger_names_the_project(tmp_path: Path, fit: str, project: str | None) -> None:
-    assert wandb_project(tmp_path) is None
-    (tmp_path / "fit.yaml").write_text(fit)
-    assert wandb_project(tmp_path) == project
+def test_the_run_says_whether_and_how_it_logs_to_weights_and_biases(tmp_path: Path) -> None:
+    assert wandb_settings(tmp_path) is None
+    (tmp_path / "fit.yaml").write_text("run: {root: runs, wandb: null}")
+    assert wandb_settings(tmp_path) is None
+    (tmp_path / "fit.yaml").write_text("run: {wandb: {project: mine, tags: [a]}}")
+    assert wandb_settings(tmp_path) == {"project": "mine", "tags": ["a"]}
 
 
 @pytest.mark.slow
@@ -32,7 +27,7 @@ def test_without_a_key_the_table_is_kept_for_a_later_sync(tmp_path: Path, monkey
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
     column = {"metric": "acc", "value": 50.0, "stderr": 1.0, "documents": 4}
-    log_table("mine", tmp_path, {
+    log_table({"project": "mine"}, tmp_path, {
         "target": {"name": "x"}, "suite": "main", "protocol": "corrected", "versions": {}, "seed": 42,
         "columns": {"BoolQ": column}, "average": 50.0,
     })  # fmt: skip

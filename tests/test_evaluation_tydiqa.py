@@ -37,9 +37,9 @@ def evaluate(model: Path, folder: Path, protocol: str) -> tuple[dict[str, Any], 
         str(model), "--suite", "main", "--tasks", task, "--protocol", protocol, "--data-files", str(data), *include,
         "--batch-size", "4", "--dtype", "float32", "--output", str(folder / "out"),
     ])  # fmt: skip
-    name = "results.json" if protocol == "corrected" else f"results.{protocol}.json"
+    name = "results.trial.json" if protocol == "corrected" else f"results.{protocol}.trial.json"
     metrics = json.loads((folder / "out" / name).read_text())["tasks"][task]["metrics"]
-    lines = (folder / f"out/samples/{protocol}/{task}.jsonl").read_text().splitlines()
+    lines = (folder / f"out/{name.removesuffix('.json')}.samples/{protocol}/{task}.jsonl").read_text().splitlines()
     return metrics, [json.loads(line)["answer"][0] for line in lines]
 
 

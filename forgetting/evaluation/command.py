@@ -28,7 +28,7 @@ def evaluate_command(arguments: list[str]) -> None:
         whole_samples=options.samples,
         fresh=options.fresh,
         quiet=options.quiet,
-        wandb=options.wandb,
+        wandb={"project": options.wandb} if options.wandb else None,
     )
 
 
@@ -87,12 +87,21 @@ def _evaluate_parser() -> ArgumentParser:
     add("--suite", type=str | None, default=None, help="name in configs/evaluation/ or a YAML file (default: main)")
     add("--protocol", type=str, default="corrected", help="corrected, published or token_stop")
     add(
-        "--tasks", type=str, nargs="+", default=None, help="tasks of the harness; with --suite: only these of its tasks"
+        "--tasks",
+        type=str,
+        nargs="+",
+        default=None,
+        help="tasks of the harness; with --suite: only these of it (a trial)",
     )
     add("--include-path", type=str, nargs="+", default=None, help="folders with further task files")
     add("--data-files", type=str | None, default=None, help="YAML file: task → split → local file(s)")
     add("--shots", type=int | None, default=None, help="demonstrations (only without a suite)")
-    add("--documents", type=int | None, default=None, help="only the first so many documents of each task (a trial)")
+    add(
+        "--documents",
+        type=int | None,
+        default=None,
+        help="only the first documents of each: a trial, kept in results.trial.json",
+    )
     add(
         "--output",
         type=str | None,
@@ -131,6 +140,7 @@ def _suite(options: Namespace) -> Suite:
         origin = Path(options.data_files)
         suite.data_files = {**suite.data_files, **absolute_files(read_mapping(origin), origin)}
     if options.documents is not None:
+        suite.trial = True
         for column in suite.columns.values():
             column.documents = options.documents
         check_suite(suite, "--documents")

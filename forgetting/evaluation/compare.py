@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from forgetting.artifacts import read_json
 from forgetting.errors import UserError
-from forgetting.evaluation.results import read_records, results_path, samples_path
+from forgetting.evaluation.results import holds_records, read_records, results_name, samples_path
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,10 @@ class _Evaluation:
     def values(self, task: str) -> tuple[list[tuple[int, str]], Float[np.ndarray, "documents"]]:
         """The documents of a task and their scores."""
         entry = self.content["tasks"][task]
-        file = samples_path(self.folder / "results.json", self.content["protocol"], task)
-        if not file.is_file():
-            raise UserError(f"{file} is missing: evaluate {self.content['target']['name']} again, with --fresh.")
+        protocol = self.content["protocol"]
+        file = samples_path(self.folder / results_name(protocol), protocol, task)
+        if not holds_records(file, entry["identity"], whole=False):
+            raise UserError(f"{file} is missing or of another evaluation: evaluate {self.folder} again.")
         records = read_records(file)
         scores = np.array([record["metrics"][entry["metric"]] for record in records], dtype=np.float64)
         if not math.isclose(scores.mean(), entry["metrics"][entry["metric"]], abs_tol=1e-6):
@@ -112,16 +113,15 @@ def compare(
 
 
 def _evaluations(folder: Path, protocol: str) -> dict[str, _Evaluation]:
-    folders = sorted(one for one in folder.glob("seed-*") if results_path(one, protocol).is_file())
-    if not folders and results_path(folder, protocol).is_file():
+    folders = sorted(one for one in folder.glob("seed-*") if (one / results_name(protocol)).is_file())
+    if not folders and (folder / results_name(protocol)).is_file():
         folders = [folder]
     if not folders:
-        name = results_path(folder, protocol).name
         raise UserError(
-            f"There is no {name} in {folder}, nor in a seed-<n> folder of it. Evaluate it first: "
+            f"There is no {results_name(protocol)} in {folder}, nor in a seed-<n> folder of it. Evaluate it first: "
             f"python -m forgetting evaluate {folder} --protocol {protocol}"
         )
-    return {one.name: _Evaluation(one, read_json(results_path(one, protocol))) for one in folders}
+    return {one.name: _Evaluation(one, read_json(one / results_name(protocol))) for one in folders}
 
 
 def _pairs(

@@ -1,5 +1,6 @@
 """Evaluate one target on one suite: task after task, each kept as soon as it is finished."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from forgetting.errors import UserError
 from forgetting.evaluation.harness import bars_wanted, device_name, load_model, run_task, silence, task_identity
 from forgetting.evaluation.results import (
     finished_tasks,
+    holds_records,
     results_path,
     samples_path,
     versions,
@@ -20,13 +22,13 @@ from forgetting.evaluation.results import (
 from forgetting.evaluation.suite import Suite
 from forgetting.evaluation.target import find_target
 from forgetting.evaluation.tasks import PreparedTask, prepare_tasks
-from forgetting.evaluation.tracking import append_cost, log_table, wandb_project
+from forgetting.evaluation.tracking import append_cost, log_table, wandb_settings
 
 
 def evaluate(
     name: str, suite: Suite, output: Path | None = None, revision: str | None = None, device: str | None = None,
     merge: bool = False, whole_samples: bool = False, fresh: bool = False, quiet: bool = False,
-    wandb: str | None = None,
+    wandb: dict[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate a target; tasks that an earlier launch finished with the same settings are not run again.
 
@@ -40,7 +42,7 @@ def evaluate(
         whole_samples: Keep documents and prompts beside scores and answers.
         fresh: Run finished tasks again.
         quiet: Hide the harness's progress bars.
-        wandb: Project of Weights & Biases; None is that of the run's own logger, if it has one.
+        wandb: Settings of Weights & Biases; None takes those of the run, if it has any.
 
     Returns:
         What was written to `results.json`.
@@ -58,21 +60,23 @@ def evaluate(
     with silence(quiet):
         prepared = prepare_tasks(suite, model_arguments)
     description: dict[str, Any] = target.describe() | {"merged": merge}
-    path = results_path(output or target.folder, suite.protocol)
+    path = results_path(output or target.folder, suite)
     adapter = description["adapter"] and description["adapter"]["hash"]
     context = {"base": description["base"]["hash"], "adapter": adapter, "dtype": dtype, "merge": merge}
     context |= {"versions": versions()}
     earlier = {} if fresh else finished_tasks(path)
 
     model = None
+    first = int(os.environ.get("LOCAL_RANK", "0")) == 0  # of the processes that share the work, the one that writes
     tasks: dict[str, Any] = {}
     for number, one in enumerate(prepared, start=1):
         identity = task_identity(one, suite, context)
         records_file = samples_path(path, suite.protocol, one.name)
         label = f"[{number}/{len(prepared)}] {one.name}"
-        if identity in earlier and records_file.is_file():
+        if identity in earlier and holds_records(records_file, identity, whole_samples):
             tasks[one.name] = earlier[identity]
-            _say(model, f"{label}: {_summary(one, tasks[one.name])} (kept)")
+            if first:
+                print(f"{label}: {_summary(one, tasks[one.name])} (kept)", flush=True)
             continue
         if model is None:
             with silence(quiet):
@@ -83,16 +87,16 @@ def evaluate(
             if model.world_size > 1:  # the other processes wait for this one: stop them all
                 raise
             outcome = _failure(one, error), []
-        if outcome is None:
+        one.task._instances = None
+        if outcome is None or not first:
             continue
         entry, records = outcome
         tasks[one.name] = entry | {"identity": identity}
         if entry["status"] == "ok":
-            write_records(records_file, records, whole_samples)
+            write_records(records_file, identity, records, whole_samples)
         write_partial(path, tasks)
-        _say(model, f"{label}: {_summary(one, entry)}")
-        one.task._instances = None
-    if model is not None and model.rank != 0:
+        print(f"{label}: {_summary(one, entry)}", flush=True)
+    if not first:
         return {}
     settings = {
         "dtype": dtype or "auto",
@@ -102,8 +106,8 @@ def evaluate(
     content = write_results(path, description, suite, prepared, tasks, settings)
     if model is not None:
         append_cost(path.parent, time.perf_counter() - start, device_name(model))
-    if project := wandb or wandb_project(target.folder):
-        log_table(project, path.parent, content)
+    if wandb_options := wandb or wandb_settings(target.folder):
+        log_table(wandb_options, path.parent, content)
     average = content["average"]
     print(f"average {average:.2f} → {path}" if average is not None else f"no average → {path}", flush=True)
     failed = [one.name for one in prepared if tasks[one.name]["status"] != "ok"]
@@ -133,8 +137,3 @@ def _summary(prepared: PreparedTask, entry: dict[str, Any]) -> str:
     documents = entry["documents"]
     share = "" if documents == entry["documents_total"] else f" of {entry['documents_total']}"
     return f"{prepared.metric} {number}, {documents}{share} documents, {entry['seconds']:.1f} s"
-
-
-def _say(model: Any, text: str) -> None:
-    if model is None or model.rank == 0:
-        print(text, flush=True)

@@ -13,11 +13,15 @@ from forgetting.evaluation.tasks import PreparedTask
 FORMAT = 1
 
 
-def results_path(folder: Path, protocol: str) -> Path:
-    """Where the results of a protocol are; a path to a `.json` file is taken as it is."""
-    if folder.suffix == ".json":
-        return folder
-    return folder / ("results.json" if protocol == "corrected" else f"results.{protocol}.json")
+def results_path(folder: Path, suite: Suite) -> Path:
+    """Where the results of a suite are; those of a trial never stand in for it. A `.json` file is taken as it is."""
+    return folder if folder.suffix == ".json" else folder / results_name(suite.protocol, suite.trial)
+
+
+def results_name(protocol: str, trial: bool = False) -> str:
+    """The file's name: `results[.<protocol>][.trial].json`."""
+    parts = ["results", *([] if protocol == "corrected" else [protocol]), *(["trial"] if trial else [])]
+    return ".".join([*parts, "json"])
 
 
 def partial_path(path: Path) -> Path:
@@ -26,8 +30,9 @@ def partial_path(path: Path) -> Path:
 
 
 def samples_path(path: Path, protocol: str, task: str) -> Path:
-    """Where the records of a task's documents are."""
-    return path.parent / "samples" / protocol / f"{task}.jsonl"
+    """Where the records of a task's documents are, beside the results in `path`."""
+    folder = "samples" if path.name == results_name(protocol) else f"{path.stem}.samples"
+    return path.parent / folder / protocol / f"{task}.jsonl"
 
 
 def versions() -> dict[str, str]:
@@ -46,12 +51,24 @@ def finished_tasks(path: Path) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def write_records(path: Path, records: list[dict[str, Any]], whole: bool) -> None:
-    """One line a document: its score, target and answer; with `whole` the document and the prompt, too."""
+def write_records(path: Path, identity: str, records: list[dict[str, Any]], whole: bool) -> None:
+    """One line a document: its score, target and answer; with `whole` the document and the prompt, too.
+
+    `identity` says which entry of `results.json` the records belong to.
+    """
     with complete_or_absent(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for record in records:
             kept = record if whole else {key: record[key] for key in record if key not in ("doc", "prompt")}
-            file.write(json.dumps(kept, ensure_ascii=False, default=_plain) + "\n")
+            file.write(json.dumps({"identity": identity[:12], **kept}, ensure_ascii=False, default=_plain) + "\n")
+
+
+def holds_records(path: Path, identity: str, whole: bool) -> bool:
+    """Whether a file holds the records of the entry with this identity, with documents and prompts if `whole`."""
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8") as file:
+        record = json.loads(file.readline())
+    return record["identity"] == identity[:12] and (not whole or "prompt" in record)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -61,6 +61,7 @@ class Suite:
         include_path: Folders with task files; relative to the suite's file.
         data_files: task → split → local file(s), instead of the task's data; relative to the suite's file. The name
             of a task may be a pattern, such as `tydiqa_*`.
+        trial: Something was left out: the results are kept apart.
         metadata: Handed to the tasks, as the harness's `--metadata`; relative paths are from the current folder.
     """
 
@@ -74,6 +75,7 @@ class Suite:
     include_path: list[str] = field(default_factory=list)
     data_files: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
+    trial: bool = False
 
     def files_of(self, task: str) -> dict[str, list[str]] | None:
         """The local files of a task: by its name, else by the first pattern that it matches."""
@@ -82,7 +84,7 @@ class Suite:
         return next((files for pattern, files in self.data_files.items() if fnmatch(task, pattern)), None)
 
     def only(self, names: list[str]) -> None:
-        """Keep only these tasks, and the columns that still have one.
+        """Keep only these tasks, and the columns that still have one: a trial, if that leaves something out.
 
         Raises:
             UserError: One of them is not in the suite.
@@ -91,6 +93,7 @@ class Suite:
         for name in names:
             if name not in mine:
                 raise UserError(f"The suite {self.name} has no task {name}. It has: {', '.join(mine)}.")
+        self.trial |= set(mine) != set(names)
         for column in self.columns.values():
             column.tasks = [task for task in column.tasks if task in names]
         self.columns = {name: column for name, column in self.columns.items() if column.tasks}
