@@ -336,6 +336,17 @@ def test_a_control_token_that_cannot_be_written_otherwise() -> None:
         encode(Plain("</s>"), tokenizer, dialogue("a", "a </s> a"))
 
 
+def test_a_unigram_model_that_holds_the_control_token_as_a_piece() -> None:
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), ("▁", -3.0), *((letter, -4.0) for letter in "abq</s>|\n")]
+    model = Tokenizer(models.Unigram(pieces, unk_id=0))
+    model.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, eos_token="</s>", unk_token="<unk>")
+    assert model.encode("a</s>", add_special_tokens=False).ids.count(1) == 1  # control: eos_token is one of its pieces
+    example = encode(Plain("</s>"), tokenizer, dialogue("q</s>", "a</s>b"))
+    assert example.input_ids.tolist().count(1) == 1
+    assert example.input_ids[-1] == 1
+
+
 class Slow(PreTrainedTokenizer):
     def get_vocab(self) -> dict[str, int]:
         return {}

@@ -1,9 +1,10 @@
 """Segments → token ids and target mask, exactly, for any tokenizer with a `tokenizers` backend."""
 
-import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from itertools import chain
+from typing import cast
 
 import numpy as np
 from jaxtyping import Bool, Int32
@@ -28,7 +29,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
     Padding and truncation do not enter: batches set them on the way, and no stored token depends on them.
     """
-    backend = _backend(tokenizer)
+    backend = re.sub(r'"truncation":.*?,"padding":.*?,"added_tokens":', '"added_tokens":', _backend(tokenizer), count=1)
     special = {key: str(value) for key, value in tokenizer.special_tokens_map.items() if key != "pad_token"}
     prefix = bos_ids(tokenizer)
     return hash_content({"backend": backend, "special": special, "prefix": prefix, "chat": tokenizer.chat_template})
@@ -51,14 +52,13 @@ def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     )
 
 
-def _backend(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def _backend(tokenizer: PreTrainedTokenizerBase) -> str:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(
             f"The tokenizer ({tokenizer.name_or_path}) is a {type(tokenizer).__name__} without character offsets, from "
             "which the response mask is taken. Use its fast version (a folder with tokenizer.json)."
         )
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    return {**content, "truncation": None, "padding": None}
+    return tokenizer.backend_tokenizer.to_str()
 
 
 class Encoder:
@@ -78,16 +78,15 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, adds_bos: bool) -> None:
-        content = _backend(tokenizer)
-        content["post_processor"] = None  # it would trim offsets; BOS is put in front here
-        self._content = json.dumps(content)
+        self._original = Tokenizer.from_str(_backend(tokenizer))
         self._added = {str(token.content): (i, token) for i, token in tokenizer.added_tokens_decoder.items()}
-        self._prefix = bos_ids(tokenizer) if adds_bos else []
+        self._prefix = np.array(bos_ids(tokenizer) if adds_bos else [], dtype=np.int32)
         self._name = tokenizer.name_or_path
-        self._original = cast(Tokenizer, tokenizer.backend_tokenizer)
-        special = {i for i, token in self._added.values() if token.special}
-        unknown = self._unknown_of(content["model"])
+        # What the model itself writes for what it does not know, whatever the tokenizer declares (Unigram hides it).
+        word = getattr(self._original.model, "unk_token", None)
+        unknown = cast(int | None, tokenizer.unk_token_id) if word is None else self._original.token_to_id(word)
         self._unknown = None if unknown in (tokenizer.eos_token_id, tokenizer.bos_token_id) else unknown
+        special = {i for i, token in self._added.values() if token.special}
         self._forbidden = np.array(sorted(special - {self._unknown}), dtype=np.int32)
         self._nonce = 0
         self._restart()
@@ -103,27 +102,33 @@ class Encoder:
             self._restart()
         self._mark({s.text for segments in examples for s in segments if s.is_control})
         texts: list[str] = []
-        boundaries: list[np.ndarray] = []
+        begins: list[int] = []
+        edges: list[np.ndarray] = []
+        position = 0  # all texts of the batch are thought of as one
         for segments in examples:
             pieces = [self._markers[s.text] if s.is_control else s.text for s in segments]
-            ends = np.cumsum([len(piece) for piece in pieces])
+            ends = np.cumsum([position, *map(len, pieces)])
             is_target = np.array([s.is_target for s in segments], dtype=bool)
-            flips = np.flatnonzero(np.diff(is_target, prepend=False, append=False))
-            boundaries.append(np.concatenate([[0], ends])[flips])
+            edges.append(ends[np.flatnonzero(np.diff(is_target, prepend=False, append=False))])
             texts.append("".join(pieces))
-        encoded: list[Encoded] = []
-        lengths: list[int] = []
+            begins.append(position)
+            position = int(ends[-1])
         batch = self._copy.encode_batch(texts, add_special_tokens=False)
-        for segments, found, edges in zip(examples, batch, boundaries, strict=True):
-            ids = self._without_markers(np.array(found.ids, dtype=np.int32), sum(s.is_control for s in segments))
-            starts = np.array([start for start, _ in found.offsets], dtype=np.int64)
-            mask = np.searchsorted(edges, starts, side="right") % 2 == 1
-            ids = np.concatenate([np.array(self._prefix, dtype=np.int32), ids])
-            mask = np.concatenate([np.zeros(len(self._prefix), dtype=bool), mask])
-            mask[:1] = False
-            encoded.append(Encoded(ids[:max_length], mask[:max_length]))
-            lengths.append(len(ids))
-        return encoded, lengths
+        counts = [len(found.ids) for found in batch]
+        ids = np.fromiter(chain.from_iterable(found.ids for found in batch), dtype=np.int32, count=sum(counts))
+        starts = np.fromiter((s for found in batch for s, _ in found.offsets), dtype=np.int64, count=sum(counts))
+        starts += np.repeat(np.array(begins, dtype=np.int64), counts)
+        ids = self._without_markers(ids, sum(s.is_control for segments in examples for s in segments))
+        mask = np.searchsorted(np.concatenate(edges), starts, side="right") % 2 == 1
+        cuts = np.cumsum(counts)[:-1]
+        pairs = zip(np.split(ids, cuts), np.split(mask, cuts), strict=True)
+        return [self._finished(*pair, max_length) for pair in pairs], [len(self._prefix) + count for count in counts]
+
+    def _finished(self, ids: Int32[np.ndarray, "time"], mask: Bool[np.ndarray, "time"], max_length: int) -> Encoded:
+        ids = np.concatenate([self._prefix, ids])[:max_length]
+        mask = np.concatenate([np.zeros(len(self._prefix), dtype=bool), mask])[:max_length]
+        mask[:1] = False
+        return Encoded(ids, mask)
 
     def _without_markers(self, ids: Int32[np.ndarray, "time"], num_controls: int) -> Int32[np.ndarray, "time"]:
         is_marker = np.isin(ids, list(self._ids))
@@ -143,16 +148,15 @@ class Encoder:
             ids[ids == marker] = token
         return ids
 
-    def _unknown_of(self, model: dict[str, Any]) -> int | None:
-        """What the model itself writes for what it does not know, whatever the tokenizer's `unk_token` says."""
-        return model.get("unk_id") if model.get("unk_token") is None else self._original.token_to_id(model["unk_token"])
-
     @property
     def _nonced(self) -> str:
         return f"\ue002{self._nonce}\ue003"
 
     def _restart(self) -> None:
-        self._copy = Tokenizer.from_str(self._content)
+        self._copy = Tokenizer.from_str(self._original.to_str())
+        self._copy.no_padding()
+        self._copy.no_truncation()
+        self._copy.post_processor = None  # it would trim offsets; BOS is put in front here
         self._copy.encode_special_tokens = True
         self._markers: dict[str, str] = {}  # control token → what stands for it in the text
         self._ids: dict[int, int] = {}  # the marker's id → the control token's
