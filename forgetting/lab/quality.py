@@ -1,0 +1,107 @@
+"""How well Q found the noise: the one place where the known noise meets the scores."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+
+from forgetting.corpus.prepare import Corpus
+from forgetting.corpus.tokens import TokenizedSplit
+from forgetting.errors import UserError
+from forgetting.lab.noise import Kind
+from forgetting.scores.selection import Selection, quality
+from forgetting.scores.store import ScoreStore
+
+KINDS = tuple(Kind)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How well the negative side of a selection, and Q itself, match the known noise.
+
+    Attributes:
+        num_tokens: Response tokens of D_train.
+        noise_fraction: Share of them that is noise.
+        auc: Probability that a noisy token has a lower Q than a clean one (ties count half).
+        positive_quality_fraction: Share of tokens with Q > 0.
+        precision: Share of the negative tokens that is noise.
+        recall: Share of the noise that is negative.
+        recall_by_kind: The same for each kind of noise.
+    """
+
+    num_tokens: int
+    noise_fraction: float
+    auc: float
+    positive_quality_fraction: float
+    precision: float
+    recall: float
+    recall_by_kind: dict[str, float]
+
+
+def known_noise(corpus: Corpus, tokens: TokenizedSplit, sources: Path) -> Int64[np.ndarray, " tokens"]:
+    """The kind of every response token of a split, in the order of the score store.
+
+    Args:
+        corpus: The corpus; its rows say which row of which source they are.
+        tokens: The split, tokenised.
+        sources: The world's folder of sources.
+
+    Returns:
+        Places in `KINDS`. The EOS that ends a response is clean.
+
+    Raises:
+        UserError: A response has another number of tokens than its source says.
+    """
+    noise = {file.stem: [json.loads(line)["noise"] for line in file.open()] for file in sorted(sources.glob("*.jsonl"))}
+    split = corpus.split(tokens.name)
+    place = {kind: number for number, kind in enumerate(KINDS)}
+    origins = zip(split["source"], split["source_row"], strict=True)
+    flags = [[place[kind] for kind in [*noise[source][row], Kind.CLEAN]] for source, row in origins]
+    kept = [flags[row] for row in tokens.rows]
+    for row, of_row, num_targets in zip(tokens.rows, kept, tokens.num_targets, strict=True):
+        if len(of_row) != num_targets:
+            raise UserError(
+                f"Row {row} of {corpus.folder}/{tokens.name} has {num_targets} response tokens, where {sources} has "
+                f"{len(of_row)} words with EOS: the corpus is of another world. Remove {corpus.folder} and the runs."
+            )
+    return np.concatenate([np.array(of_row) for of_row in kept])
+
+
+def area_under_curve(score: Float[np.ndarray, " n"], is_noise: Bool[np.ndarray, " n"]) -> float:
+    """Probability that a noisy element's score is below a clean one's, ties counting half (Mann and Whitney)."""
+    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
+    middle_rank = np.cumsum(counts) - (counts - 1) / 2
+    num_clean, num_noise = int((~is_noise).sum()), int(is_noise.sum())
+    if not num_clean or not num_noise:
+        return float("nan")
+    above = middle_rank[inverse][~is_noise].sum() - num_clean * (num_clean + 1) / 2
+    return float(above / (num_clean * num_noise))
+
+
+def detection(store: ScoreStore, kinds: Int64[np.ndarray, " tokens"], positive_fraction: float) -> Detection:
+    """Compare a store's scores, and the cut at `positive_fraction` of all tokens, with the known noise.
+
+    Raises:
+        UserError: The store has another number of tokens than the corpus.
+    """
+    split = store.split("train")
+    if split.num_tokens != len(kinds):
+        raise UserError(f"{store.folder} scores {split.num_tokens} tokens, the corpus has {len(kinds)}.")
+    q = quality(split.nll_base, split.nll_reference)
+    _, negative = store.sides(Selection(positive_fraction)).masks(q, 0)
+    is_noise = kinds != KINDS.index(Kind.CLEAN)
+    share: Callable[[np.ndarray], float] = lambda mask: float(mask.mean()) if mask.size else float("nan")  # noqa: E731
+    return Detection(
+        num_tokens=len(q),
+        noise_fraction=share(is_noise),
+        auc=area_under_curve(q, is_noise),
+        positive_quality_fraction=share(q > 0),
+        precision=share(is_noise[negative]),
+        recall=share(negative[is_noise]),
+        recall_by_kind={
+            kind.value: share(negative[kinds == number]) for number, kind in enumerate(KINDS) if kind is not Kind.CLEAN
+        },
+    )
