@@ -58,14 +58,15 @@ def token_nll(
         bias = head.bias
         if not (torch.is_grad_enabled() and hidden.requires_grad):
             pieces = [
-                _nll(_logits(h, weight, bias, transform), t)[0]
+                _nll_and_softmax(_logits(h, weight, bias, transform), t)[0]
                 for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True)
             ]
             return torch.cat(pieces) if pieces else _nothing(hidden)
         return _FrozenHeadNLL.apply(hidden, weight, bias, targets, transform, chunk)
 
     def piece(h: Tensor, t: Tensor) -> Tensor:
-        return _nll(_transform(head(h), transform), t)[0]
+        logits = _transform(head(h), transform)
+        return torch.logsumexp(logits, dim=-1) - logits.gather(1, t[:, None])[:, 0]
 
     def again_in_backward(h: Tensor, t: Tensor) -> Tensor:
         return checkpoint(piece, h, t, use_reentrant=False)
@@ -83,13 +84,13 @@ class _FrozenHeadNLL(torch.autograd.Function):
         nll, gradient = [], torch.empty_like(hidden)
         for h, t, out in zip(hidden.split(chunk), targets.split(chunk), gradient.split(chunk), strict=True):
             logits = _logits(h, weight, bias, transform)
-            loss, log_normaliser = _nll(logits, t)
-            nll.append(loss)
-            # The gradient with respect to the logits, in place of the logits: softmax − one-hot.
             slope = None
             if transform.cap is not None:  # the derivative of the cap, 1 − tanh² = 1 − (capped logits / cap)²
                 slope = 1 - (logits / transform.cap).square_()
-            probability = logits.sub_(log_normaliser[:, None]).exp_()
+            loss, exponential, total = _nll_and_softmax(logits, t)
+            nll.append(loss)
+            # The gradient with respect to the logits, in place of the logits: softmax − one-hot.
+            probability = exponential.mul_(total.reciprocal()[:, None])
             probability.scatter_add_(1, t[:, None], torch.full_like(loss, -1.0)[:, None])
             if slope is not None:
                 probability.mul_(slope)
@@ -119,9 +120,13 @@ def _transform(logits: Tensor, transform: LogitTransform) -> Tensor:
     return logits
 
 
-def _nll(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    log_normaliser = torch.logsumexp(logits, dim=-1)
-    return log_normaliser - logits.gather(1, targets[:, None])[:, 0], log_normaliser
+def _nll_and_softmax(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The nll, and softmax as exponentials and their sum, in place of the logits: one exponential serves for both."""
+    largest = logits.amax(dim=-1)
+    at_target = logits.gather(1, targets[:, None])[:, 0]
+    exponential = logits.sub_(largest[:, None]).exp_()
+    total = exponential.sum(dim=-1)
+    return total.log() + (largest - at_target), exponential, total
 
 
 def _nothing(hidden: Tensor) -> Tensor:
