@@ -3,12 +3,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from conftest import write_backbone
 from evaluation_files import write_bigram_model, write_local_tasks
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
@@ -30,11 +32,9 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_local_tasks(tmp_path_factory.mktemp("tasks"), FIVE)
 
 
-def write_run(folder: Path, base: Path, scale: float = 0.5) -> Path:
+def write_run(folder: Path, base: Path, scale: float = 0.5, layers: Sequence[str] = ("o_proj", "down_proj")) -> Path:
     """A run folder as `fit` leaves it: an adapter that changes the logits."""
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, target_modules=["o_proj", "down_proj"])
-    )
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, target_modules=list(layers)))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -85,6 +85,19 @@ def test_a_run_is_evaluated_with_its_adapter_and_a_model_folder_without(
     entry = with_adapter["tasks"]["first"]
     assert (entry["status"], entry["documents"], entry["documents_total"], entry["shots"]) == ("ok", 12, 12, 0)
     assert (with_adapter["dtype"], without["dtype"]) == ("float32", "auto")
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt-neo"])
+def test_every_family_is_evaluated_with_its_adapter(tmp_path: Path, tasks: Path, family: str) -> None:
+    base = write_backbone(tmp_path / "base", family)
+    layers = ["c_fc"] if family == "gpt-neo" else ["down_proj"]
+    content = evaluate(write_run(tmp_path / "run", base, layers=layers), tasks, names=["first"])
+    assert content["tasks"]["first"]["status"] == "ok"
+
+
+def test_a_hub_model_that_is_not_there_is_said_first(tasks: Path) -> None:
+    with pytest.raises(UserError, match="The model nobody/nothing is not in the local cache"):
+        evaluate_command(["nobody/nothing", "--tasks", "first", "--include-path", str(tasks)])
 
 
 def test_records_hold_the_score_of_every_document_and_the_whole_document_only_on_request(

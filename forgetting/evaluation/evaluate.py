@@ -23,6 +23,7 @@ from forgetting.evaluation.suite import Suite
 from forgetting.evaluation.target import find_target
 from forgetting.evaluation.tasks import PreparedTask, prepare_tasks
 from forgetting.evaluation.tracking import append_cost, log_table, wandb_settings
+from forgetting.model.backbone import load_configuration
 
 
 def evaluate(
@@ -55,6 +56,7 @@ def evaluate(
     target = find_target(name, revision)
     if merge and target.adapter is None:
         raise UserError(f"There is no adapter to merge in {name}; leave --merge out.")
+    load_configuration(target.base, target.revision)
     dtype = suite.dtype or target.dtype
     model_arguments = target.model_arguments(dtype)
     with silence(quiet):
