@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import capture_parser
 
 from forgetting.cli import base_files, build_cli
+from forgetting.evaluation.suite import load_suite
 from forgetting.reporting.plan import Plan, load_experiment
 from forgetting.reporting.spec import Overhead, Stated, TableSpec, Total, load_spec
 
@@ -58,6 +59,8 @@ def test_the_number_of_experiments() -> None:
         "table3": 18, "table5": 4, "table6": 3, "table8": 8, "table9": 15, "table10": 5, "figure1a": 10, "figure1b": 5,
         "threshold": 1, "corpus-size": 8,
     }  # fmt: skip
+    lab = Counter(path.parent.name for path in RUN_FILES if path not in PAPER)
+    assert lab == {"lab": 8, "table9": 15, "table10": 5, "figure1a": 9, "figure1b": 5}
 
 
 @pytest.mark.parametrize("path", RUN_FILES, ids=experiment_name)
@@ -75,6 +78,29 @@ def test_an_overlay_parses_over_an_experiment(overlay: Path) -> None:
     assert parser.dump(config, skip_validation=True)
 
 
+def test_the_sweep_of_table_9_runs_its_grid() -> None:
+    sweep = yaml.safe_load((EXPERIMENTS / "sweeps/table9.yaml").read_text())
+    grid = (
+        {row.at["t_min"] for _, row in TABLES["table9"].rows()},
+        {row.at["t_max"] for _, row in TABLES["table9"].rows()},
+    )
+    assert [set(parameter["values"]) for parameter in sweep["parameters"].values()] == list(grid)
+    command = sweep["command"][sweep["command"].index("fit") : -1]  # from `fit` up to ${args}
+    arguments = [*command, *(f"--{name}={parameter['values'][0]}" for name, parameter in sweep["parameters"].items())]
+    config = _parser(tuple(base_files([]))).parse_args(
+        [str(REPOSITORY / part) if part.startswith("experiments/") else part for part in arguments]
+    )
+    chosen = config.fit.model.objective.init_args
+    assert (chosen.t_min, chosen.t_max, config.fit.run.wandb) == (1e-5, 0.15, {})
+
+
+@pytest.mark.parametrize("spec", [spec for spec in TABLES.values() if spec.suite], ids=lambda spec: spec.name)
+def test_a_table_s_columns_are_its_suite_s(spec: TableSpec) -> None:
+    if spec.suite_file is None and spec.columns != ("AVG",):
+        assert spec.suite is not None
+        assert (*load_suite(spec.suite).columns, "AVG") == spec.columns
+
+
 def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "wrong.yaml"
     file.write_text("data:\n  rho: 0.7\n")
@@ -90,7 +116,7 @@ def test_no_configuration_includes_another_by_config(path: Path) -> None:
 
 def test_every_cell_has_a_run_and_every_run_a_cell() -> None:
     plan = Plan(EXPERIMENTS)  # raises where a table or a run names an experiment that is not there
-    assert set(plan.experiments) >= {experiment_name(path) for path in RUN_FILES if path.stem != "oracle"}
+    assert set(plan.experiments) == {experiment_name(path) for path in RUN_FILES}
     for name, experiment in plan.experiments.items():
         if experiment.method == "reference":
             users = [other for other in plan.experiments.values() if other.needs_store and other.reference == name]

@@ -95,9 +95,12 @@ def write_work(folder: Path, num_train: int) -> None:
     write_backbone(folder / "backbone")
 
 
-def snakemake(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "snakemake", "-s", "experiments/Snakefile", "-c", "1", "small", "--config", "seeds=1"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
+def snakemake(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    start = [sys.executable, "-m", "snakemake", "-s", "experiments/Snakefile"]
+    command = [*start, "-c", "1", "small", "--config", "seeds=1"]
+    environment = (
+        os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""} | variables
+    )
     return subprocess.Popen([*command, *arguments], cwd=folder, env=environment, text=True, start_new_session=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
 
@@ -152,3 +155,28 @@ def test_a_failed_job_leaves_nothing_that_looks_finished(tmp_path: Path) -> None
     done = [file.relative_to(tmp_path / "runs/.done").parts[0] for file in (tmp_path / "runs/.done").rglob("*.done")]
     assert set(done) <= {"evaluate_base"}  # which does not need the corpus
     assert not (tmp_path / "runs/tables/small.md").exists()
+
+
+def test_the_slurm_profile_submits_a_job_with_its_resources(tmp_path: Path) -> None:
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason="the plugin is in the extra `experiments`")
+    write_work(tmp_path, num_train=20)
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, script in {
+        "sbatch": 'printf "%s\\n" "$@" >> submitted; exit 1',  # a cluster that notes what it is asked, and refuses
+        "sinfo": "echo gpu", "sacctmgr": "echo default", "scontrol": "true", "sacct": "true", "squeue": "true",
+    }.items():  # fmt: skip
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tools / name).chmod(0o755)
+    for stage in ("prepare/tiny/reference", "reference/tiny/reference/seed-0", "score/tiny/reference/seed-0"):
+        file = tmp_path / f"runs/.done/{stage}.done"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    arguments = ["--profile", "experiments/profiles/slurm", "--until", "fit", "--retries", "0", "--jobs", "1"]
+    process = snakemake(tmp_path, *arguments, PATH=f"{tools}:{os.environ['PATH']}")
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    submitted = (tmp_path / "submitted").read_text()
+    for expected in ("-A\ndefault", "-p\ngpu", "-t\n1440", "--mem\n64000", "--cpus-per-task=8", "--gpus=1"):
+        assert f"\n{expected}\n" in submitted, said
+    assert "fit:experiment=tiny/forgetting,seed=0" in submitted

@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,7 @@ def load_experiment(name: str, folder: Path, overlays: Iterable[Path] = ()) -> E
     """
     file = folder / f"{name}.yaml"
     delta = read_yaml(file)
-    config = read_yaml(CONFIGS / "paper.yaml")
-    if base := delta.get("base"):
-        config = _merged(config, read_yaml(CONFIGS / f"{base}.yaml"))
+    config = _base(delta.get("base"))
     for layer in (delta, *map(read_yaml, overlays)):
         config = _merged(config, layer)
     data = config["data"]
@@ -95,6 +94,13 @@ def load_experiment(name: str, folder: Path, overlays: Iterable[Path] = ()) -> E
         needs_store=not is_reference and data["positive_fraction"] != "all",
         num_samples=data["corpus"]["num_reference" if is_reference else "num_train"],
     )
+
+
+@cache
+def _base(name: str | None) -> dict[str, Any]:
+    """The configurations under an experiment: `configs/paper.yaml`, and the one it names as its base."""
+    config = read_yaml(CONFIGS / "paper.yaml")
+    return _merged(config, read_yaml(CONFIGS / f"{name}.yaml")) if name else config
 
 
 def _merged(below: Any, above: Any) -> Any:
