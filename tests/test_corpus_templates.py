@@ -1,4 +1,5 @@
 import pytest
+from corpus_tokenizers import CONTENT, dialogue, encode, runs_of, tokenizer_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
@@ -7,7 +8,6 @@ from forgetting.corpus.encoding import Encoder
 from forgetting.corpus.messages import Messages
 from forgetting.corpus.templates import Chat, Plain, Segment, Tulu, template_for
 from forgetting.errors import UserError
-from tests.test_corpus_encoding import CONTENT, dialogue, encode, runs_of, tokenizer_of
 
 CHATML = (
     "{%- if messages and messages[0].role != 'system' %}"
