@@ -1,16 +1,11 @@
 """The commands `evaluate` and `compare`."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
 from forgetting.errors import UserError
-
-if TYPE_CHECKING:
-    from forgetting.evaluation.suite import Suite
+from forgetting.evaluation.suite import DType, Suite
 
 
 def evaluate_command(arguments: list[str]) -> None:
@@ -110,7 +105,9 @@ def _evaluate_parser() -> ArgumentParser:
     )
     add("--batch-size", type=str | None, default=None, help="a number, auto, or auto:N")
     add("--device", type=str | None, default=None, help="such as cuda:1 or cpu")
-    add("--dtype", type=str | None, default=None, help="of the weights (default: the suite's, the run's, the model's)")
+    add(
+        "--dtype", type=DType | None, default=None, help="of the weights (default: the suite's, the run's, the model's)"
+    )
     add("--revision", type=str | None, default=None, help="of a hub model")
     add("--seed", type=int | None, default=None, help="of sampling and of the choice of demonstrations")
     add("--merge", action="store_true", help="add the adapter into the weights first")
@@ -122,7 +119,7 @@ def _evaluate_parser() -> ArgumentParser:
 
 
 def _suite(options: Namespace) -> Suite:
-    from forgetting.evaluation.suite import Column, Suite, absolute_files, check_suite, load_suite, read_mapping
+    from forgetting.evaluation.suite import Column, absolute_files, check_suite, load_suite, read_mapping
 
     names = [name for given in options.tasks or [] for name in given.split(",") if name]
     if options.suite or not names:
@@ -133,7 +130,6 @@ def _suite(options: Namespace) -> Suite:
             suite.only(names)
     else:
         suite = Suite("tasks", {name: Column([name], shots=options.shots) for name in names}, options.protocol)
-        check_suite(suite, "--tasks")
     for folder in options.include_path or []:
         suite.include_path.append(folder)
     if options.data_files:
@@ -143,8 +139,8 @@ def _suite(options: Namespace) -> Suite:
         suite.trial = True
         for column in suite.columns.values():
             column.documents = options.documents
-        check_suite(suite, "--documents")
     suite.batch_size = options.batch_size or suite.batch_size
     suite.dtype = options.dtype or suite.dtype
     suite.seed = suite.seed if options.seed is None else options.seed
+    check_suite(suite, "the command line")
     return suite

@@ -1,17 +1,19 @@
 """Suites: which tasks fill which column of which table, and how they are run under each protocol."""
 
 import math
+import re
 from argparse import ArgumentError
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import ArgumentParser
 
 from forgetting.errors import UserError
 
+DType = Literal["auto", "float32", "bfloat16", "float16"]
 PROTOCOLS = ("corrected", "published", "token_stop")
 
 
@@ -71,7 +73,7 @@ class Suite:
     tables: list[str] = field(default_factory=list)
     seed: int = 42
     batch_size: int | str = "auto"
-    dtype: str | None = None
+    dtype: DType | None = None
     include_path: list[str] = field(default_factory=list)
     data_files: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
@@ -187,8 +189,11 @@ def check_suite(suite: Suite, origin: str) -> None:
     """Refuse a suite that cannot be evaluated.
 
     Raises:
-        UserError: A column without a task, a share or count outside its range, or a task in two columns.
+        UserError: A column without a task, a share, count or batch size outside its range, or a task in two columns.
     """
+    for size in (suite.batch_size, *(column.batch_size for column in suite.columns.values())):
+        if size is not None and not re.fullmatch(r"[1-9]\d*|auto(:\d+(\.\d+)?)?", str(size)):
+            raise UserError(f"{origin}: the batch size is {size}; a number, auto or auto:N was expected.")
     owner: dict[str, str] = {}
     for name, column in suite.columns.items():
         if not column.tasks:
