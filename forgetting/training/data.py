@@ -27,6 +27,9 @@ from forgetting.training.steps import (
 
 SCORED = ("train", "validation")
 
+MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}
+"""Padded tokens of a micro-batch by device, see docs/performance.md: small on a CPU, where padding costs most."""
+
 
 class ForgettingData(LightningDataModule):
     """Optimiser steps over D_train (or D_ref), each token marked positive, negative or neither.
@@ -50,7 +53,7 @@ class ForgettingData(LightningDataModule):
         forget_fraction: The lowest share that is forgotten, what lies between being ignored; None: all but ρ.
         threshold: Select Q > threshold instead of a share.
         batch_size: Sequences in an optimiser step.
-        micro_batch_tokens: Padded tokens of one forward pass; bounds memory and changes nothing else.
+        micro_batch_tokens: Padded tokens of one forward pass; bounds memory and changes nothing else. None: by device.
         shuffle: Draw the order from the run's seed; false keeps the order of the corpus.
         num_workers: Processes that build steps.
         shard_size: Examples in a shard of the score store.
@@ -74,7 +77,7 @@ class ForgettingData(LightningDataModule):
         forget_fraction: float | None = None,
         threshold: float | None = None,
         batch_size: int = 24,
-        micro_batch_tokens: int = 4096,
+        micro_batch_tokens: int | None = None,
         shuffle: bool = True,
         num_workers: int = 0,
         shard_size: int = 512,
@@ -86,7 +89,7 @@ class ForgettingData(LightningDataModule):
         self.selection = Selection(positive_fraction, granularity, forget_fraction, threshold)
         for name, value in (("max_length", max_length), ("batch_size", batch_size),
                             ("micro_batch_tokens", micro_batch_tokens), ("shard_size", shard_size)):  # fmt: skip
-            if value < 1:
+            if value is not None and value < 1:
                 raise UserError(f"data.{name} is {value}; it must be at least 1.")
         self.configuration = corpus
         self.backbone, self.revision = backbone, revision
@@ -196,6 +199,12 @@ class ForgettingData(LightningDataModule):
         return by_score
 
     @property
+    def token_budget(self) -> int:
+        """Padded tokens of a micro-batch on this device."""
+        device = self.trainer.strategy.root_device.type if self.trainer else "cpu"
+        return self.micro_batch_tokens or MICRO_BATCH_TOKENS.get(device, MICRO_BATCH_TOKENS["cuda"])
+
+    @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps in an epoch; the last may hold fewer than `batch_size` sequences."""
         return -(-len(self.tokens.split(self.train_split)) // self.batch_size)
@@ -207,7 +216,7 @@ class ForgettingData(LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         dataset = StepDataset(
-            split, self.side_masks(split, scored), self.micro_batch_tokens, trainer.global_rank, trainer.world_size
+            split, self.side_masks(split, scored), self.token_budget, trainer.global_rank, trainer.world_size
         )
         sampler = StepSampler(
             len(split), self.batch_size, self.seed if self.shuffle else None, lambda: trainer.global_step
@@ -221,8 +230,8 @@ class ForgettingData(LightningDataModule):
             return []
         scored = self.store.split("validation") if self.store is not None else None
         rank, num_ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        steps = StepDataset(split, self.side_masks(split, scored), self.micro_batch_tokens)
-        groups = share_out(split.lengths, self.micro_batch_tokens, num_ranks)[rank]
+        steps = StepDataset(split, self.side_masks(split, scored), self.token_budget)
+        groups = share_out(split.lengths, self.token_budget, num_ranks)[rank]
         return DataLoader(SidedBatches(steps, groups), batch_size=None, num_workers=self.num_workers)
 
     def shards(self) -> list[ShardRange]:
@@ -236,5 +245,5 @@ class ForgettingData(LightningDataModule):
         splits = {name: self.tokens.split(name) for name in SCORED}
         pending = [shard for shard in self.shards() if not has_shard(folder, shard, self.store_identity)]
         rank, num_ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        dataset = ScoringDataset(splits, pending, self.micro_batch_tokens, rank, num_ranks)
+        dataset = ScoringDataset(splits, pending, self.token_budget, rank, num_ranks)
         return DataLoader(dataset, batch_size=None, num_workers=self.num_workers)
