@@ -15,22 +15,23 @@ def test_yaml_with_every_kind_of_source_is_read_by_the_command_line() -> None:
     parser.add_argument("--corpus", type=CorpusConfig)
     text = """
     sources:
-      - name: Alpaca
+      Alpaca:
         path: a.json
         prompt: "{instruction}\\n\\n{input}"
         prompt_without_input: "{instruction}"
         response: "{output}"
-      - {name: OASST, path: [a.jsonl, b.jsonl], tree: prompt, languages: [en], top_replies: null}
-      - {name: Wizard, path: org/wizard, conversations: conversations, revision: main, size: 10}
-    reference: {name: Ref, path: org/published, split: reference, messages: messages}
+      OASST: {path: [a.jsonl, b.jsonl], tree: prompt, languages: [en], top_replies: null}
+      Wizard: {path: org/wizard, conversations: conversations, revision: main, size: 10}
+    reference: {path: org/published, split: reference, messages: messages}
     num_train: 10
     """
     config = parser.instantiate_classes(parser.parse_object({"corpus": yaml.safe_load(text)})).corpus
     config.check()
     assert isinstance(config, CorpusConfig)
-    assert config.sources[0].prompt == "{instruction}\n\n{input}"
-    assert config.sources[1].top_replies is None
-    assert config.sources[2].top_replies == 1
+    assert config.sources["Alpaca"].prompt == "{instruction}\n\n{input}"
+    assert config.sources["OASST"].top_replies is None
+    assert config.sources["Wizard"].top_replies == 1
+    assert [source.name for source in config.all_sources()] == ["Alpaca", "OASST", "Wizard", "reference"]
     assert config.drawn() == {"train": 10, "validation": 1000}
     assert isinstance(config.reference, Source)
 
@@ -89,17 +90,17 @@ def test_a_contradictory_source_is_refused(changes: dict[str, object], message: 
         ({"num_train": 0}, "num_train is 0; expected at least 1"),
         ({"num_reference": -1}, "num_reference is -1"),
         ({"seed": -1}, "seed is -1"),
-        ({"sources": [alpaca(), alpaca()]}, "'Alpaca' is given twice"),
-        ({"sources": []}, "sources is empty, but train, reference, validation must be drawn"),
+        ({"sources": {"a": alpaca(), "b": alpaca()}}, "'Alpaca' is given twice"),
+        ({"sources": {}}, "sources is empty, but train, reference, validation must be drawn"),
         (
-            {"sources": [], "train": alpaca(), "reference": alpaca()},
+            {"sources": {}, "train": alpaca(), "reference": alpaca()},
             "but validation must be drawn.*num_validation to 0",
         ),
     ],
 )
 def test_an_impossible_corpus_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        CorpusConfig(**{"sources": [alpaca()], **changes}).check()  # type: ignore[arg-type]
+        CorpusConfig(**{"sources": {"alpaca": alpaca()}, **changes}).check()  # type: ignore[arg-type]
 
 
 def test_published_splits_need_no_sources() -> None:

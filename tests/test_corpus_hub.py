@@ -38,7 +38,7 @@ for change in json.loads(sys.argv[2]):
     fixed = {"name": "Pool", "path": "lab/pool", "messages": "messages", "source_column": "dataset"}
     source = Source(**{**fixed, **change})
     try:
-        corpus = prepare_corpus(CorpusConfig([source], 5, 3, 2), Path(sys.argv[1]))
+        corpus = prepare_corpus(CorpusConfig({"made": source}, 5, 3, 2), Path(sys.argv[1]))
         print(corpus.folder.name, corpus.manifest["read"]["sources"]["Pool"]["commit"],
               ",".join(corpus.manifest["splits"]["train"]["sources"]))
     except UserError as error:
@@ -154,9 +154,9 @@ def test_an_unreachable_hub_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(
         UserError, match="the hub cannot be reached, and the data set lab/pool is not in the local cache"
     ):
-        load_hub(Source("Pool", "lab/pool", messages="messages"), None)
+        load_hub(Source(name="Pool", path="lab/pool", messages="messages"), None)
 
 
 def test_a_name_that_is_neither_file_nor_hub_id() -> None:
     with pytest.raises(UserError, match=r"'a b/c' is neither a file here nor a hub id"):
-        resolved_commit(Source("Pool", "a b/c", messages="messages"))
+        resolved_commit(Source(name="Pool", path="a b/c", messages="messages"))

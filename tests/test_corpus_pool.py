@@ -23,8 +23,8 @@ def pool_of(numbers: list[int], names: str = "AB") -> Conversations:
 
 
 def config(train: int, reference: int, validation: int, **changes: Any) -> CorpusConfig:
-    source = Source("S", "x.json", messages="messages")
-    return CorpusConfig([source], num_train=train, num_reference=reference, num_validation=validation, **changes)
+    source = Source(name="S", path="x.json", messages="messages")
+    return CorpusConfig({"made": source}, num_train=train, num_reference=reference, num_validation=validation, **changes)
 
 
 def test_what_counts_as_the_same_conversation() -> None:
@@ -113,8 +113,8 @@ def test_the_first_of_equal_conversations_is_kept() -> None:
 def test_a_named_split_is_kept_out_of_what_is_drawn() -> None:
     pool = pool_of(list(range(20)))
     named = pool_of(list(range(10)), names="P")
-    source = Source("P", "p.json", messages="messages")
-    settings = CorpusConfig([source], num_reference=5, num_validation=5, train=source)
+    source = Source(name="P", path="p.json", messages="messages")
+    settings = CorpusConfig({"made": source}, num_reference=5, num_validation=5, train=source)
     drawn = draw(pool, settings, {"train": named})
     assert set(drawn.splits) == {"reference", "validation"}
     assert all(row >= 10 for split in drawn.splits.values() for row in split.rows)

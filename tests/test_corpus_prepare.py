@@ -18,7 +18,7 @@ from forgetting.errors import UserError
 ALPACA = {"prompt": "{instruction}\n\n{input}", "prompt_without_input": "{instruction}", "response": "{output}"}
 
 
-def write_sources(folder: Path) -> list[Source]:
+def write_sources(folder: Path) -> dict[str, Source]:
     """Two sources: 60 and 40 rows, ten of them the same, one null and one blank response."""
     folder.mkdir(parents=True, exist_ok=True)
     alpaca = [{"instruction": f"do {i}", "input": "it" if i % 2 else "", "output": f"done {i}"} for i in range(58)]
@@ -32,10 +32,10 @@ def write_sources(folder: Path) -> list[Source]:
     old = 1_700_000_000_000_000_000
     for path in folder.iterdir():
         os.utime(path, ns=(old, old))
-    return [
-        Source("Alpaca", str(folder / "alpaca.json"), **ALPACA),  # type: ignore[arg-type]
-        Source("Chats", str(folder / "chats.jsonl"), messages="messages"),
-    ]
+    return {
+        "Alpaca": Source(str(folder / "alpaca.json"), **ALPACA),  # type: ignore[arg-type]
+        "Chats": Source(str(folder / "chats.jsonl"), messages="messages"),
+    }
 
 
 def corpus_config(folder: Path, **changes: Any) -> CorpusConfig:
@@ -101,10 +101,10 @@ def test_table_6_changes_the_reference_alone(tmp_path: Path) -> None:
         for i in range(300)
     ]
     (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    source = Source("S", str(tmp_path / "x.jsonl"), messages="messages")
+    source = Source(name="S", path=str(tmp_path / "x.jsonl"), messages="messages")
     sizes = {"num_train": 20, "num_reference": 20, "num_validation": 5}
-    clean = prepare_corpus(CorpusConfig([source], **sizes), tmp_path / "corpora")  # type: ignore[arg-type]
-    noisy = prepare_corpus(CorpusConfig([source], **sizes, deduplicate_reference=False), tmp_path / "corpora")  # type: ignore[arg-type]
+    clean = prepare_corpus(CorpusConfig({"made": source}, **sizes), tmp_path / "corpora")  # type: ignore[arg-type]
+    noisy = prepare_corpus(CorpusConfig({"made": source}, **sizes, deduplicate_reference=False), tmp_path / "corpora")  # type: ignore[arg-type]
     assert clean.folder != noisy.folder
     for split in ("train", "validation"):
         assert content_of(clean)[f"{split}/data.arrow"] == content_of(noisy)[f"{split}/data.arrow"]
@@ -153,8 +153,7 @@ def test_every_setting_makes_another_corpus(tmp_path: Path, change: dict[str, An
 
 def test_published_splits_are_taken_as_they_are(tmp_path: Path) -> None:
     config = corpus_config(tmp_path / "data", num_validation=10)
-    config.train, config.reference = config.sources[1], config.sources[1]
-    config.sources = config.sources[:1]
+    config.train = config.reference = config.sources.pop("Chats")
     corpus = prepare_corpus(config, tmp_path / "corpora")
     assert corpus.split("train")["source_row"][:] == list(range(40))
     assert corpus.manifest["splits"]["train"]["from"] == "published"
@@ -233,11 +232,11 @@ def test_a_damaged_corpus_is_refused_with_the_way_out(
 
 def test_a_source_without_a_usable_row(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"q": "x", "a": null}\n{"q": "x", "a": " "}\n{"q": "y", "a": ""}\n')
-    source = Source("S", str(tmp_path / "x.jsonl"), prompt="{q}", response="{a}")
+    source = Source(name="S", path=str(tmp_path / "x.jsonl"), prompt="{q}", response="{a}")
     with pytest.raises(
         UserError, match=r"none of its 3 rows has a usable conversation: empty response \(2\), null response"
     ):
-        prepare_corpus(CorpusConfig([source]), tmp_path / "corpora")
+        prepare_corpus(CorpusConfig({"made": source}), tmp_path / "corpora")
 
 
 def test_an_unknown_split_and_a_folder_that_is_no_corpus(tmp_path: Path) -> None:
@@ -252,9 +251,9 @@ def test_a_tree_source_and_a_size(tmp_path: Path) -> None:
     tree = {"role": "prompter", "text": "q", "replies": [{"role": "assistant", "text": "a", "rank": 0, "replies": []}]}
     lines = [json.dumps({"prompt": {**tree, "text": f"q{i}"}}) for i in range(30)]
     (tmp_path / "trees.jsonl").write_text("\n".join(lines))
-    source = Source("OASST", str(tmp_path / "trees.jsonl"), tree="prompt", size=12)
+    source = Source(name="OASST", path=str(tmp_path / "trees.jsonl"), tree="prompt", size=12)
     corpus = prepare_corpus(
-        CorpusConfig([source], num_train=10, num_reference=2, num_validation=0), tmp_path / "corpora"
+        CorpusConfig({"made": source}, num_train=10, num_reference=2, num_validation=0), tmp_path / "corpora"
     )
     assert corpus.manifest["pool"]["conversations"] == 12
     assert corpus.split("train")[0]["messages"][1] == {"role": "assistant", "content": "a"}
@@ -267,9 +266,9 @@ def test_flat_messages_of_a_tree(tmp_path: Path) -> None:
         for kind, role in (("q", "prompter"), ("a", "assistant"))
     ]
     (tmp_path / "flat.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    source = Source("OASST", str(tmp_path / "flat.jsonl"), tree="parent_id")
+    source = Source(name="OASST", path=str(tmp_path / "flat.jsonl"), tree="parent_id")
     corpus = prepare_corpus(
-        CorpusConfig([source], num_train=5, num_reference=0, num_validation=0), tmp_path / "corpora"
+        CorpusConfig({"made": source}, num_train=5, num_reference=0, num_validation=0), tmp_path / "corpora"
     )
     found = {row["source_row"]: [m["content"] for m in row["messages"]] for row in corpus.split("train")}
     assert found == {2 * i: [f"q {i}", f"a {i}"] for i in range(5)}

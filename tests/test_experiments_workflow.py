@@ -28,12 +28,7 @@ model:
 data:
   corpus:
     sources:
-      - name: made
-        path: source.jsonl
-        prompt: "{{question}}"
-        response: "{{answer}}"
-        messages: null
-        source_column: null
+      made: {{path: source.jsonl, prompt: "{{question}}", response: "{{answer}}"}}
     num_train: {num_train}
     num_reference: 12
     num_validation: 4

@@ -34,12 +34,7 @@ model:
 data:
   corpus:
     sources:
-      - name: made
-        path: {source}
-        prompt: "{{question}}"
-        response: "{{answer}}"
-        messages: null
-        source_column: null
+      made: {{path: {source}, prompt: "{{question}}", response: "{{answer}}"}}
     num_train: 40
     num_reference: 16
     num_validation: 8

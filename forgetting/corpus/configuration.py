@@ -44,7 +44,6 @@ class Source:
     Exactly one mapping is given: `prompt` with `response`, or `messages`, or `conversations`, or `tree`.
 
     Args:
-        name: The name in tables and manifests, such as "Stanford Alpaca". Unique in a corpus.
         path: A file, a folder, a glob pattern, a list of these, or a data set's id on the hub.
         config: Subset of a hub data set (the `name` of `load_dataset`).
         split: Split of a hub data set.
@@ -68,9 +67,9 @@ class Source:
         languages: Keep only messages of a tree in these languages, such as [en]; null for all.
         source_column: Column that names each row's own source, as in a mixture's `dataset`; tables then count by it.
         size: Draw this many conversations, uniformly, by the corpus's seed and the source's name; null for all.
+        name: The name in tables and manifests; by default its key in `sources`, or the split it is published as.
     """
 
-    name: str
     path: str | list[str]
     config: str | None = None
     split: str = "train"
@@ -90,6 +89,7 @@ class Source:
     languages: list[str] | None = None
     source_column: str | None = None
     size: int | None = None
+    name: str = ""
 
     def check(self) -> None:
         """Refuse values that contradict each other.
@@ -141,7 +141,8 @@ class CorpusConfig:
     """What D_train, D_ref and D_val are drawn from, or where they are published.
 
     Args:
-        sources: The pool, in the order in which the first of several duplicates is kept.
+        sources: The pool: each source under the name that it has in tables and manifests, such as "Stanford Alpaca",
+            in the order in which the first of several duplicates is kept.
         num_train: Conversations in D_train.
         num_reference: Conversations in D_ref, on which the reference model is fine-tuned.
         num_validation: Conversations in D_val, whose nll `fit` and `validate` report.
@@ -152,7 +153,7 @@ class CorpusConfig:
         validation: A published D_val.
     """
 
-    sources: list[Source] = field(default_factory=list)
+    sources: dict[str, Source] = field(default_factory=dict)
     num_train: int = 50_000
     num_reference: int = 10_000
     num_validation: int = 1_000
@@ -161,6 +162,10 @@ class CorpusConfig:
     train: Source | None = None
     reference: Source | None = None
     validation: Source | None = None
+
+    def __post_init__(self) -> None:
+        for name, source in {**self.sources, **self.published()}.items():
+            source.name = source.name or name
 
     def published(self) -> dict[str, Source]:
         """The splits that are named instead of drawn."""
@@ -172,7 +177,7 @@ class CorpusConfig:
 
     def all_sources(self) -> Iterator[Source]:
         """The pool's sources, then the published splits."""
-        yield from self.sources
+        yield from self.sources.values()
         yield from self.published().values()
 
     def check(self) -> None:
@@ -189,7 +194,7 @@ class CorpusConfig:
             raise UserError(f"data.corpus.seed is {self.seed}; expected 0 or more.")
         for source in self.all_sources():
             source.check()
-        names = [source.name for source in self.sources]
+        names = [source.name for source in self.sources.values()]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(f"data.corpus.sources: the name {repeated[0]!r} is given twice; names must differ.")
         wanted = [split for split, number in self.drawn().items() if number > 0]

@@ -73,7 +73,7 @@ def prepare_corpus(config: CorpusConfig, root: Path) -> Corpus:
     """
     config.check()
     memory = Memory(root / ".sources.json")
-    pool = [locate(source, memory) for source in config.sources]
+    pool = [locate(source, memory) for source in config.sources.values()]
     published = {split: locate(source, memory) for split, source in config.published().items()}
     memory.save()
     sizes = {f"num_{split}": number for split, number in config.drawn().items()}

@@ -63,11 +63,14 @@ def write_world(world: World, folder: Path, on_step: OnStep | None = None) -> No
 
 def overlay(seed: int, folder: Path) -> dict[str, Any]:
     """What an experiment needs to know of a world: its model, its data, and its number as the seed of everything."""
-    sources = [
-        {"name": name, "path": (folder / "sources" / f"{name}.jsonl").as_posix(),
-         "prompt": "{prompt}", "response": "{response}"}
+    sources = {
+        name: {
+            "path": (folder / "sources" / f"{name}.jsonl").as_posix(),
+            "prompt": "{prompt}",
+            "response": "{response}",
+        }
         for name in SOURCES
-    ]  # fmt: skip
+    }
     return {
         "seed_everything": seed,
         "model": {"backbone": (folder / "base").as_posix()},
