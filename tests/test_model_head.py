@@ -81,6 +81,14 @@ def test_without_gradient_and_without_tokens():
     assert not gradient.any()
 
 
+def test_a_second_backward_is_refused_and_not_silently_wrong():
+    head, hidden, targets, _ = problem()
+    nll = token_nll(hidden, targets, head, chunk=8)
+    nll.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        nll.sum().backward()
+
+
 def test_chunks_are_smaller_where_the_vocabulary_is_larger():
     cpu = torch.device("cpu")
     assert chunk_size(128_256, cpu) < chunk_size(32_000, cpu) < chunk_size(500, cpu)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -55,14 +54,10 @@ def token_nll(
     weight = getattr(head, "weight", None)
     chunk = chunk or chunk_size(_vocab_size(head), hidden.device)
     if type(head) is nn.Linear and isinstance(weight, Tensor) and not weight.requires_grad:
-        bias = head.bias
-        if not (torch.is_grad_enabled() and hidden.requires_grad):
-            pieces = [
-                _nll_and_softmax(_logits(h, weight, bias, transform), t)[0]
-                for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True)
-            ]
-            return torch.cat(pieces) if pieces else _nothing(hidden)
-        return _FrozenHeadNLL.apply(hidden, weight, bias, targets, transform, chunk)
+        frozen = FrozenHead(weight, head.bias, transform, chunk)
+        if torch.is_grad_enabled() and hidden.requires_grad:
+            return _FrozenHeadNLL.apply(hidden, targets, frozen)
+        return frozen.nll(hidden, targets)
 
     def piece(h: Tensor, t: Tensor) -> Tensor:
         logits = _transform(head(h), transform)
@@ -75,40 +70,92 @@ def token_nll(
     return torch.cat([run(h, t) for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True)])
 
 
+@dataclass(frozen=True)
+class FrozenHead:
+    """A head whose weight is not trained, worked through in chunks, one after another in the same memory.
+
+    Tensors made anew for each chunk would leave holes between small ones that last; on a CPU the holes add up to the
+    size of all logits.
+    """
+
+    weight: Float[Tensor, "vocab hidden"]
+    bias: Float[Tensor, " vocab"] | None
+    transform: LogitTransform
+    chunk: int
+
+    def nll(
+        self,
+        hidden: Float[Tensor, "tokens hidden"],
+        targets: Int[Tensor, " tokens"],
+        gradient: Float[Tensor, "tokens hidden"] | None = None,
+    ) -> Float[Tensor, " tokens"]:
+        """The nll of each target; its gradient with respect to the hidden states is written into `gradient`."""
+        # The dtype in which autocast would compute; the weight is cast once, not once a chunk.
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight.dtype
+        exact = torch.float64 if dtype == torch.float64 else torch.float32
+        weight = self.weight.to(dtype)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        rows = min(self.chunk, len(hidden))
+        product_memory = hidden.new_empty(rows, len(weight), dtype=dtype)
+        logits_memory = product_memory if dtype == exact else hidden.new_empty(rows, len(weight), dtype=exact)
+        nll = hidden.new_empty(len(hidden), dtype=exact)
+        for first in range(0, len(hidden), self.chunk):
+            piece = slice(first, first + self.chunk)
+            h, t = hidden[piece].to(dtype), targets[piece, None]
+            product, logits = product_memory[: len(h)], logits_memory[: len(h)]
+            if bias is None:
+                torch.mm(h, weight.T, out=product)
+            else:
+                torch.addmm(bias, h, weight.T, out=product)
+            if logits is not product:
+                logits.copy_(product)
+            slope = self._transform_in_place(logits, gradient is not None)
+            # One exponential serves both the nll and its gradient.
+            largest, at_target = logits.amax(dim=1, keepdim=True), logits.gather(1, t)
+            exponential = logits.sub_(largest).exp_()
+            total = exponential.sum(dim=1, keepdim=True)
+            nll[piece] = (total.log() + (largest - at_target))[:, 0]
+            if gradient is None:
+                continue
+            # With respect to the logits it is softmax − one-hot.
+            slopes = exponential.mul_(total.reciprocal()).scatter_add_(1, t, torch.full_like(total, -1.0))
+            if slope is not None:
+                slopes.mul_(slope)
+            if self.transform.scale != 1.0:
+                slopes.mul_(self.transform.scale)
+            if product is not logits:
+                product.copy_(slopes)
+            gradient[piece] = product @ weight
+        return nll
+
+    def _transform_in_place(self, logits: Tensor, with_slope: bool) -> Tensor | None:
+        """Apply the transform; the derivative of the cap, 1 − tanh², if it is asked for and there is a cap."""
+        scale, cap = self.transform.scale, self.transform.cap
+        if scale != 1.0:
+            logits.mul_(scale)
+        if cap is None:
+            return None
+        logits.div_(cap).tanh_()
+        slope = logits.square().neg_().add_(1) if with_slope else None
+        logits.mul_(cap)
+        return slope
+
+
 class _FrozenHeadNLL(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor,
-        transform: LogitTransform, chunk: int,
-    ) -> Tensor:  # fmt: skip
-        nll, gradient = [], torch.empty_like(hidden)
-        for h, t, out in zip(hidden.split(chunk), targets.split(chunk), gradient.split(chunk), strict=True):
-            logits = _logits(h, weight, bias, transform)
-            slope = None
-            if transform.cap is not None:  # the derivative of the cap, 1 − tanh² = 1 − (capped logits / cap)²
-                slope = 1 - (logits / transform.cap).square_()
-            loss, exponential, total = _nll_and_softmax(logits, t)
-            nll.append(loss)
-            # The gradient with respect to the logits, in place of the logits: softmax − one-hot.
-            probability = exponential.mul_(total.reciprocal()[:, None])
-            probability.scatter_add_(1, t[:, None], torch.full_like(loss, -1.0)[:, None])
-            if slope is not None:
-                probability.mul_(slope)
-            if transform.scale != 1.0:
-                probability.mul_(transform.scale)
-            out.copy_(probability.to(weight.dtype) @ weight)
-        ctx.save_for_backward(gradient)
-        return torch.cat(nll) if nll else _nothing(hidden)
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: FrozenHead) -> Tensor:
+        ctx.gradient = torch.empty_like(hidden)
+        return head.nll(hidden, targets, ctx.gradient)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return (gradient * grad_outputs[0][:, None]).to(gradient.dtype), None, None, None, None, None
-
-
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, transform: LogitTransform) -> Tensor:
-    """Logits of a chunk in at least float32, in memory of their own."""
-    return _transform(F.linear(hidden.to(weight.dtype), weight, bias), transform)
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:
+            raise RuntimeError(
+                "the nll can be differentiated once: its gradient was scaled in place; call token_nll again"
+            )
+        return gradient.mul_(grad_outputs[0][:, None]), None, None
 
 
 def _transform(logits: Tensor, transform: LogitTransform) -> Tensor:
@@ -118,19 +165,6 @@ def _transform(logits: Tensor, transform: LogitTransform) -> Tensor:
     if transform.cap is not None:
         logits = transform.cap * torch.tanh(logits / transform.cap)
     return logits
-
-
-def _nll_and_softmax(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The nll, and softmax as exponentials and their sum, in place of the logits: one exponential serves for both."""
-    largest = logits.amax(dim=-1)
-    at_target = logits.gather(1, targets[:, None])[:, 0]
-    exponential = logits.sub_(largest[:, None]).exp_()
-    total = exponential.sum(dim=-1)
-    return total.log() + (largest - at_target), exponential, total
-
-
-def _nothing(hidden: Tensor) -> Tensor:
-    return hidden.new_zeros(0, dtype=torch.float64 if hidden.dtype == torch.float64 else torch.float32)
 
 
 def _vocab_size(head: nn.Module) -> int:

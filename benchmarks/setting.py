@@ -1,0 +1,180 @@
+"""What the benchmarks share: a generated model and corpus, the machine in words, fair timing, utilisation."""
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+
+from forgetting.corpus.configuration import CorpusConfig, Source
+from forgetting.model.backbone import load_backbone
+from forgetting.model.language_model import LanguageModel
+from forgetting.model.lora import Lora, add_lora
+from forgetting.training.data import ForgettingData
+
+SPECIAL = ["<s>", "</s>"]
+
+PEAKS = {
+    "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10": 125e12,
+}  # fmt: skip
+"""Dense bfloat16 FLOP/s of GPUs, from NVIDIA's data sheets."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Llama's shape; the default is the small one that the CPU benchmarks use."""
+
+    hidden: int = 256
+    layers: int = 4
+    vocab: int = 32_000
+    intermediate: int = 688
+    heads: int = 4
+    kv_heads: int = 4
+    head_dim: int | None = None
+    tied: bool = True
+    context: int = 2048
+
+    def configuration(self) -> LlamaConfig:
+        return LlamaConfig(
+            hidden_size=self.hidden, num_hidden_layers=self.layers, vocab_size=self.vocab,
+            intermediate_size=self.intermediate, num_attention_heads=self.heads, num_key_value_heads=self.kv_heads,
+            head_dim=self.head_dim or self.hidden // self.heads, tie_word_embeddings=self.tied,
+            max_position_embeddings=self.context, bos_token_id=0, eos_token_id=1, pad_token_id=None,
+        )  # fmt: skip
+
+    @property
+    def head_parameters(self) -> int:
+        return self.hidden * self.vocab
+
+    @property
+    def layer_parameters(self) -> int:
+        """Weights that every token is multiplied with, the head left out."""
+        width = self.head_dim or self.hidden // self.heads
+        attention = self.hidden * width * (2 * self.heads + 2 * self.kv_heads)
+        return self.layers * (attention + 3 * self.hidden * self.intermediate)
+
+    def training_flops(self, tokens: int, targets: int, checkpointing: bool = False) -> float:
+        """LoRA's useful work: 4·N FLOPs a token (6·N with activation checkpointing), the head at its targets only."""
+        return (6 if checkpointing else 4) * self.layer_parameters * tokens + 4 * self.head_parameters * targets
+
+    def scoring_flops(self, tokens: int, targets: int) -> float:
+        """Two models' forward pass: 2·N FLOPs a token each."""
+        return 2 * (2 * self.layer_parameters * tokens + 2 * self.head_parameters * targets)
+
+
+def write_backbone(folder: Path, shape: Shape, dtype: torch.dtype = torch.float32) -> Path:
+    """A transformers folder: random weights and a tokenizer whose words are w0, w1, …"""
+    words = {token: number for number, token in enumerate([*SPECIAL, *(f"w{i}" for i in range(shape.vocab - 2))])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="</s>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(shape.configuration(), dtype=dtype)
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def write_source(
+    path: Path, num: int, vocab: int, prompt: tuple[float, float, int] = (4.2, 0.8, 700),
+    response: tuple[float, float, int] = (4.6, 1.0, 900),
+) -> Path:  # fmt: skip
+    """JSON lines whose prompts and responses have lognormal numbers of words: (μ, σ, longest)."""
+    generator = np.random.default_rng(0)
+
+    def counts(mean: float, deviation: float, longest: int) -> np.ndarray:
+        return np.clip(generator.lognormal(mean, deviation, num).astype(int), 2, longest)
+
+    with path.open("w", encoding="utf-8") as file:
+        for p, r in zip(counts(*prompt), counts(*response), strict=True):
+            words = [f"w{i}" for i in generator.integers(0, vocab - 2, p + r)]
+            file.write(json.dumps({"prompt": " ".join(words[:p]), "response": " ".join(words[p:])}) + "\n")
+    return path
+
+
+def data_module(
+    backbone: Path, source: Path, num_train: int, corpora: Path, micro_batch_tokens: int | None = None,
+    max_length: int = 2048, batch_size: int = 24, num_reference: int = 0,
+) -> ForgettingData:  # fmt: skip
+    """The project's own data module over a generated corpus, in the corpus's order."""
+    config = CorpusConfig(
+        sources=[Source("made", str(source), prompt="{prompt}", response="{response}")],
+        num_train=num_train, num_reference=num_reference, num_validation=0,
+    )  # fmt: skip
+    budget = {} if micro_batch_tokens is None else {"micro_batch_tokens": micro_batch_tokens}
+    return ForgettingData(
+        config, str(backbone), corpora=corpora, template="plain", max_length=max_length, positive_fraction="all",
+        batch_size=batch_size, shuffle=False, **budget,
+    )  # fmt: skip
+
+
+def adapted(backbone: Path, rank: int = 64, seed: int = 0, dropout: float = 0.0) -> LanguageModel:
+    """The generated model with an adapter whose update is not zero."""
+    model = add_lora(load_backbone(str(backbone), dtype="float32"), Lora(rank=rank, dropout=dropout), seed=seed)
+    with torch.no_grad():
+        torch.manual_seed(seed)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.02)
+    return LanguageModel(model)
+
+
+def alternate(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contender, taking turns, so that a busy machine is busy for all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds):
+        order = list(contenders.items())
+        for name, run in order if number % 2 == 0 else reversed(order):
+            seconds[name].append(run())
+    return seconds
+
+
+def timed(run: Callable[[], object]) -> Callable[[], float]:
+    """`run`, giving its wall time in seconds."""
+
+    def measured() -> float:
+        start = time.perf_counter()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    return measured
+
+
+def ratio(slower: list[float], faster: list[float]) -> str:
+    """Median ratio of pairs measured side by side, with the lowest and the highest."""
+    pairs = [a / b for a, b in zip(slower, faster, strict=True)]
+    return f"{statistics.median(pairs):.2f} (of {len(pairs)}: {min(pairs):.2f} to {max(pairs):.2f})"
+
+
+def peak_flops() -> tuple[float, str]:
+    """FLOP/s to compare with: a GPU's from its data sheet, a CPU's from a float32 product of 2,048 × 2,048."""
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        found = next((peak for key, peak in PEAKS.items() if all(word in name for word in key.split())), 0.0)
+        return found, f"{name}, dense bfloat16 by its data sheet"
+    a = torch.randn(2048, 2048)
+    product = timed(lambda: a @ a)
+    best = min(product() for _ in range(6))
+    return 2 * 2048**3 / best, f"float32 product of 2,048 × 2,048, {torch.get_num_threads()} thread(s)"
+
+
+def machine() -> str:
+    """The machine in words."""
+    processor = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        names = [line.split(":")[1].strip() for line in information.read_text().splitlines() if "model name" in line]
+        processor = f"{len(names)} × {names[0]}" if names else processor
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{processor}, {device}, Python {platform.python_version()}, torch {torch.__version__}"
