@@ -1,10 +1,17 @@
 """The command `lab`."""
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 
 from forgetting.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from forgetting.lab.comparison import TextTable
 
 
 def lab_command(arguments: list[str]) -> None:
@@ -18,35 +25,36 @@ def lab_command(arguments: list[str]) -> None:
 
     from forgetting.artifacts import complete_or_absent, write_json
     from forgetting.lab.comparison import Comparison
-    from forgetting.lab.laboratory import STAGES_PER_WORLD, Laboratory
+    from forgetting.lab.laboratory import Laboratory
     from forgetting.lab.stages import Stages, output_in_file
     from forgetting.lab.world import World
 
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     output = Path(options.output) if options.output else Path(options.runs) / "lab"
     laboratory = Laboratory(Path(options.worlds), Path(options.runs), Path(options.corpora))
-    stages = Stages(STAGES_PER_WORLD * len(seeds), Console(stderr=True))
+    stages = Stages(laboratory.stages_per_world * len(seeds), Console(stderr=True))
     log = output / "lab.log"
     stages.console.print(f"what the stages print goes to {log}", markup=False, highlight=False)
     with stages.shown(), output_in_file(log):
         comparison = Comparison([laboratory.run(World(seed), stages) for seed in seeds])
     write_json(output / "table.json", comparison.record())
+    tables = comparison.tables()
     with complete_or_absent(output / "table.md") as temporary:
-        temporary.write_text(comparison.markdown(), encoding="utf-8")
-    _show(comparison.tables())
+        temporary.write_text("\n".join(table.markdown() for table in tables), encoding="utf-8")
+    show(tables, Console() if sys.stdout.isatty() else Console(width=120))
     print(f"{output / 'table.md'}, {output / 'table.json'}")
 
 
-def _show(tables: list[tuple[str, list[str], list[list[str]]]]) -> None:
-    from rich.console import Console
+def show(tables: "list[TextTable]", console: "Console") -> None:
+    """Print tables on a console."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    console = Console()
-    for title, head, rows in tables:
-        table = Table(title=title, title_justify="left")
-        for number, name in enumerate(head):
-            table.add_column(name, justify="right" if number else "left", no_wrap=number > 0)
-        for row in rows:
+    for text in tables:
+        table = Table(title=text.title, title_justify="left", box=SIMPLE_HEAD)
+        for number, name in enumerate(text.head):
+            table.add_column(name, justify="right" if number else "left")
+        for row in text.rows:
             table.add_row(*row)
         console.print(table)
 

@@ -8,7 +8,7 @@ from typing import Any
 from forgetting.artifacts import read_json
 from forgetting.cli import build_cli, main
 from forgetting.errors import UserError
-from forgetting.lab.comparison import AVERAGE, BASE, ROWS, Outcome, Scores
+from forgetting.lab.comparison import AVERAGE, BASE, ROWS, Outcome, Row, Scores
 from forgetting.lab.quality import Detection, detection, known_noise
 from forgetting.lab.stages import Stages
 from forgetting.lab.world import World, write_world
@@ -17,7 +17,6 @@ from forgetting.reporting.runs import RunFolders
 from forgetting.scores.store import ScoreStore
 
 REFERENCE = "reference"
-STAGES_PER_WORLD = 5 + 2 * len(ROWS)
 POSITIVE_FRACTION = 0.7  # of Forgetting
 
 
@@ -29,13 +28,20 @@ class Laboratory:
         worlds: Folder of worlds.
         runs: Folder of runs.
         corpora: Folder of prepared corpora.
+        rows: What is compared, beside the base.
         options: Overrides for every fit and score, such as `--data.corpus.num_train=100`.
     """
 
     worlds: Path = Path("worlds")
     runs: Path = Path("runs")
     corpora: Path = Path("corpora")
+    rows: Sequence[Row] = ROWS
     options: Sequence[str] = ()
+
+    @property
+    def stages_per_world(self) -> int:
+        """World, corpus, reference, scores, the base's evaluation; a fit and an evaluation a row."""
+        return 5 + 2 * len(self.rows)
 
     def run(self, world: World, stages: Stages) -> Outcome:
         """Make a world and every row of the comparison in it; what is there already is not made again.
@@ -54,9 +60,9 @@ class Laboratory:
         base = folder / "base"
         results = RunFolders(self.runs).backbone(base.as_posix())
         scores = {BASE: self._evaluate(base, results, folder, BASE, stages)}
-        for row in ROWS:
+        for row in self.rows:
             run = self._trainer("fit", row.experiment, folder, stages).run.folder
-            scores[row.name] = self._evaluate(run, run, folder, row.experiment, stages)
+            scores[row.experiment] = self._evaluate(run, run, folder, row.experiment, stages)
         return Outcome(world.seed, scores, self._detection(store, folder))
 
     def _arguments(self, experiment: str, world: Path) -> list[str]:

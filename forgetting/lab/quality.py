@@ -55,7 +55,10 @@ def known_noise(corpus: Corpus, tokens: TokenizedSplit, sources: Path) -> Int64[
     Raises:
         UserError: A response has another number of tokens than its source says.
     """
-    noise = {file.stem: [json.loads(line)["noise"] for line in file.open()] for file in sorted(sources.glob("*.jsonl"))}
+    noise = {
+        file.stem: [json.loads(line)["noise"] for line in file.read_text(encoding="utf-8").splitlines()]
+        for file in sources.glob("*.jsonl")
+    }
     split = corpus.split(tokens.name)
     place = {kind: number for number, kind in enumerate(KINDS)}
     origins = zip(split["source"], split["source_row"], strict=True)

@@ -1,0 +1,95 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+from lab_worlds import SMALL
+
+from forgetting.artifacts import hash_file
+from forgetting.errors import UserError
+from forgetting.lab.world import World, write_world
+from forgetting.paths import CONFIGS
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("worlds") / "7"
+    write_world(SMALL, folder)
+    return folder
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hash_file(path) for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def test_what_lies_in_a_world(world: Path):
+    assert {path.name for path in world.iterdir()} == {
+        "sources", "base", "tasks", "suite.yaml", "world.yaml", "manifest.json",
+    }  # fmt: skip
+    assert {path.stem for path in (world / "sources").iterdir()} == {"dolly", "flan", "oasst", "alpaca", "wizardlm"}
+
+
+def test_same_seed_same_bytes(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    write_world(SMALL, Path("worlds/7"))
+    write_world(SMALL, Path("again/worlds/7"))
+    one, other = hashes(Path("worlds/7")), hashes(Path("again/worlds/7"))
+    place = [name for name in one if one[name] != other[name]]  # the files that say where the others lie
+    assert set(place) == {
+        "world.yaml",
+        *(f"tasks/{task}.yaml" for task in ("truthful", "boolean", "logic", "lingual", "math")),
+    }
+
+
+def test_a_world_that_is_there_is_left_alone(world: Path):
+    before = hashes(world)
+    times = {path: path.stat().st_mtime_ns for path in world.rglob("*")}
+    write_world(SMALL, world, on_step=lambda done, total: pytest.fail("pretrained again"))
+    assert hashes(world) == before
+    assert {path: path.stat().st_mtime_ns for path in world.rglob("*")} == times
+
+
+def test_another_world_in_the_folder_is_refused(world: Path):
+    with pytest.raises(UserError, match=r"holds a world that was made with other settings .* Remove it \(rm -r"):
+        write_world(dataclasses.replace(SMALL, num_distinct=201), world)
+
+
+def test_a_folder_that_is_no_world_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="it is no world"):
+        write_world(SMALL, tmp_path)
+
+
+def test_an_interrupted_world_leaves_nothing(tmp_path: Path):
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_world(SMALL, tmp_path / "7", stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_overlay_names_model_sources_and_seeds(world: Path):
+    overlay = yaml.safe_load((world / "world.yaml").read_text())
+    assert Path(overlay["model"]["backbone"]) == world / "base"
+    assert all(Path(source["path"]).is_file() for source in overlay["data"]["corpus"]["sources"].values())
+    assert {overlay["seed_everything"], overlay["data"]["corpus"]["seed"], overlay["data"]["reference_seed"]} == {7}
+
+
+def test_the_lab_configuration_is_world_100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    write_world(dataclasses.replace(SMALL, seed=100), Path("worlds/100"))
+    overlay = yaml.safe_load(Path("worlds/100/world.yaml").read_text())
+    lab = yaml.safe_load((CONFIGS / "lab.yaml").read_text())
+    assert lab["seed_everything"] == overlay["seed_everything"]
+    assert lab["model"]["backbone"] == overlay["model"]["backbone"]
+    assert lab["data"]["corpus"]["sources"] == overlay["data"]["corpus"]["sources"]
+    assert lab["data"]["corpus"]["seed"] == overlay["data"]["corpus"]["seed"]
+    assert lab["data"]["reference_seed"] == overlay["data"]["reference_seed"]
+
+
+def test_the_pool_suffices_for_the_three_draws():
+    corpus = yaml.safe_load((CONFIGS / "lab.yaml").read_text())["data"]["corpus"]
+    wanted = sum(corpus[f"num_{split}"] for split in ("train", "reference", "validation"))
+    assert wanted <= World(0).num_distinct
