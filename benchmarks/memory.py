@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from setting import machine
+from setting import machine, resident
 from torch import nn
 
 from forgetting.model.head import chunk_size, token_nll
@@ -36,12 +36,6 @@ def run(kind: str, hidden: torch.Tensor, head: nn.Linear, targets: torch.Tensor)
             return F.linear_cross_entropy(hidden, head.weight, targets, reduction="none", options=options)
         case _:
             return F.cross_entropy(head(hidden).float(), targets, reduction="none")
-
-
-def resident(key: str) -> int:
-    """A line of /proc/self/status, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
 def measure(kind: str, positions: int, vocab: int, width: int, dtype: torch.dtype, device: str) -> dict[str, float]:

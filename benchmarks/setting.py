@@ -3,8 +3,10 @@
 import json
 import platform
 import statistics
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,3 +180,28 @@ def machine() -> str:
         processor = f"{len(names)} × {names[0]}" if names else processor
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{processor}, {device}, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def resident(key: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+
+@contextmanager
+def private_memory() -> Iterator[list[int]]:
+    """The largest growth of the process's own memory (files mapped into it left out), looked at every millisecond."""
+    before, done, peak = resident("RssAnon"), threading.Event(), [0]
+
+    def watch() -> None:
+        while not done.wait(0.001):
+            peak[0] = max(peak[0], resident("RssAnon") - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
+        peak[0] = max(peak[0], resident("RssAnon") - before)

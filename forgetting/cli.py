@@ -5,6 +5,7 @@ base that an experiment names (`base: lab`), the experiment, overlays and overri
 need no Trainer and are dispatched before any model is built.
 """
 
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -132,6 +133,9 @@ def main(arguments: list[str] | None = None) -> None:
         return
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
+    # Advertisements among Lightning's notices.
+    notices = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    notices.addFilter(lambda record: "Tip:" not in record.getMessage())
     try:
         run(sys.argv[1:])
     except UserError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from forgetting.errors import UserError
+from forgetting.evaluation.results import samples_path, write_records
 from forgetting.reporting.collect import Table, collect
 from forgetting.reporting.command import table_command
 from forgetting.reporting.render import FORMATS, SUFFIXES, render
@@ -60,12 +61,11 @@ def write_results(folder: Path, truth: list[int], math: list[int] | None, suite:
         }
         tasks[task] = {
             "status": "ok" if scores else "failed", "error": None if scores else "OutOfMemoryError: too large",
-            "metric": "acc", "metrics": {"acc": statistics.fmean(scores)} if scores else {},
+            "identity": f"{task}-of-this-run", "metric": "acc",
+            "metrics": {"acc": statistics.fmean(scores)} if scores else {},
         }  # fmt: skip
         records = [{"document": n, "hash": f"{n}", "metrics": {"acc": score}} for n, score in enumerate(scores or [])]
-        file = folder / "samples" / "corrected" / f"{task}.jsonl"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(json.dumps(record) + "\n" for record in records))
+        write_records(samples_path(folder / "results.json", "corrected", task), tasks[task]["identity"], records, False)
     values = [column["value"] for column in columns.values()]
     average = None if None in values else statistics.fmean(values)
     content = {

@@ -1,6 +1,5 @@
 """The paper's objective and its baselines: functions of the per-token nll, usable from any trainer."""
 
-from abc import ABC, abstractmethod
 from typing import Literal
 
 from jaxtyping import Bool, Float
@@ -63,14 +62,16 @@ def scheduled_coefficient(
     return t_min + slope if schedule == "ramp" else slope
 
 
-class Objective(ABC):
-    """A loss over the response tokens of an optimiser step."""
+class Objective:
+    """A loss over the response tokens of an optimiser step: Eq. 8 with a coefficient that subclasses choose.
+
+    A subclass may also replace `__call__` by any other function of the per-token nll.
+    """
 
     def coefficient(self, step: int, total_steps: int) -> float:
         """λ at a step; 0 for an objective that forgets nothing."""
         return 0.0
 
-    @abstractmethod
     def __call__(
         self,
         nll: Float[Tensor, " tokens"],
@@ -81,39 +82,11 @@ class Objective(ABC):
         num_negative: int,
     ) -> Float[Tensor, ""]:
         """A part's share of the step's loss; arguments as in `dual_loss`."""
-
-
-class FullTokens(Objective):
-    """Standard fine-tuning: the mean nll of every response token, whatever its side (Eq. 1)."""
-
-    def __call__(
-        self,
-        nll: Float[Tensor, " tokens"],
-        positive_mask: Bool[Tensor, " tokens"],
-        negative_mask: Bool[Tensor, " tokens"],
-        coefficient: float,
-        num_positive: int,
-        num_negative: int,
-    ) -> Float[Tensor, ""]:
-        """A part's share of the step's loss; arguments as in `dual_loss`."""
-        every = positive_mask | negative_mask
-        return dual_loss(nll, every, ~every, 0.0, num_positive + num_negative, 0)
+        return dual_loss(nll, positive_mask, negative_mask, coefficient, num_positive, num_negative)
 
 
 class Ignoring(Objective):
-    """Data selection: the mean nll of the positive tokens; the negative ones are dropped."""
-
-    def __call__(
-        self,
-        nll: Float[Tensor, " tokens"],
-        positive_mask: Bool[Tensor, " tokens"],
-        negative_mask: Bool[Tensor, " tokens"],
-        coefficient: float,
-        num_positive: int,
-        num_negative: int,
-    ) -> Float[Tensor, ""]:
-        """A part's share of the step's loss; arguments as in `dual_loss`."""
-        return dual_loss(nll, positive_mask, negative_mask, 0.0, num_positive, num_negative)
+    """Data selection: the mean nll of the positive tokens; λ = 0, so the negative ones are dropped."""
 
 
 class Forgetting(Objective):
@@ -139,6 +112,10 @@ class Forgetting(Objective):
         """λ at a step."""
         return scheduled_coefficient(step, total_steps, self.t_min, self.t_max, self.schedule)
 
+
+class FullTokens(Objective):
+    """Standard fine-tuning: the mean nll of every response token, whatever its side (Eq. 1)."""
+
     def __call__(
         self,
         nll: Float[Tensor, " tokens"],
@@ -149,4 +126,5 @@ class Forgetting(Objective):
         num_negative: int,
     ) -> Float[Tensor, ""]:
         """A part's share of the step's loss; arguments as in `dual_loss`."""
-        return dual_loss(nll, positive_mask, negative_mask, coefficient, num_positive, num_negative)
+        every = positive_mask | negative_mask
+        return dual_loss(nll, every, ~every, 0.0, num_positive + num_negative, 0)

@@ -18,9 +18,11 @@ def prepare_command(arguments: list[str]) -> None:
     print(f"corpus {corpus.folder} ({corpus.content_hash[:12]})\ntokens {tokens.folder} ({tokens.content_hash[:12]})\n")
     print(corpus_table(corpus.manifest))
     for name in corpus.manifest["splits"]:
-        split = tokens.split(name)
+        record = tokens.manifest["splits"][name]
+        without, cut = (sum(record[key].values()) for key in ("without_target", "truncated"))
         print(
-            f"{name}: {len(split):,} examples, {split.lengths.sum():,} tokens, {split.num_targets.sum():,} to predict"
+            f"{name}: {record['examples']:,} examples, {record['tokens']:,} tokens, {record['targets']:,} to predict; "
+            f"{cut:,} cut at {data.max_length} tokens, {without:,} dropped for want of a response token"
         )
 
 

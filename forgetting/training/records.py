@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning
 import torch
+import yaml
 from lightning.pytorch.callbacks import Callback
 from peft import PeftModel
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -108,6 +109,8 @@ class RunRecord(Callback):
             self.run.folder.mkdir(parents=True, exist_ok=True)
             (self.run.folder / "fit.yaml").write_text(self.config_text, encoding="utf-8")
             write_json(self.run.provenance_file, provenance)
+            for logger in trainer.loggers:
+                logger.log_hyperparams(yaml.safe_load(self.config_text))
             print(preflight(trainer, pl_module), flush=True)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
