@@ -85,13 +85,17 @@ def main() -> None:
         print(json.dumps(measure(options.one, positions, vocab, options.hidden, getattr(torch, options.dtype), device)))
         return
     print(f"{machine()}, {options.threads} thread(s), {options.dtype}, hidden {options.hidden}")
-    print(f"{'vocabulary':>10} {'positions':>9}  {'':<20}{'extra MB':>9} {'beyond hidden':>13} {'seconds':>8} {'CPU s':>7}")
+    print(
+        f"{'vocabulary':>10} {'positions':>9}  {'':<20}{'extra MB':>9} {'beyond hidden':>13} {'seconds':>8} {'CPU s':>7}"
+    )
     beyond: dict[tuple[str, int], list[float]] = {}
     for vocab in options.vocab:
         for positions in options.positions:
             for kind in options.kinds:
                 if kind == "full logits" and 3 * 4 * vocab * positions > options.limit:
-                    print(f"{vocab:>10,} {positions:>9,}  {kind:<20}{4 * vocab * positions / MEGABYTE:>9,.0f} at least (logits alone)")
+                    print(
+                        f"{vocab:>10,} {positions:>9,}  {kind:<20}{4 * vocab * positions / MEGABYTE:>9,.0f} at least (logits alone)"
+                    )
                     continue
                 command = [sys.executable, __file__, "--one", kind, "--positions", str(positions), "--vocab", str(vocab),
                            "--hidden", str(options.hidden), "--dtype", options.dtype, "--threads", str(options.threads)]  # fmt: skip

@@ -71,6 +71,20 @@ class Shape:
         return 2 * (2 * self.layer_parameters * tokens + 2 * self.head_parameters * targets)
 
 
+SHAPES = {
+    "small": Shape(),
+    "1b": Shape(2048, 16, 128_256, 8192, 32, 8, 64),
+    "3b": Shape(3072, 28, 128_256, 8192, 24, 8, 128),
+    "8b": Shape(4096, 32, 128_256, 14_336, 32, 8, 128, tied=False),
+}
+"""The small one, and LLaMA-3.2-1B, LLaMA-3.2-3B and LLaMA-3.1-8B."""
+
+
+def device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def write_backbone(folder: Path, shape: Shape, dtype: torch.dtype = torch.float32) -> Path:
     """A transformers folder: random weights and a tokenizer whose words are w0, w1, …"""
     words = {token: number for number, token in enumerate([*SPECIAL, *(f"w{i}" for i in range(shape.vocab - 2))])}
@@ -130,33 +144,48 @@ def adapted(backbone: Path, rank: int = 64, seed: int = 0, dropout: float = 0.0)
     return LanguageModel(model)
 
 
-def alternate(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contender, taking turns, so that a busy machine is busy for all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+@dataclass(frozen=True)
+class Seconds:
+    """What something took: by the clock, and of the processor (summed over threads), which a busy machine changes less."""
+
+    wall: float
+    cpu: float
+
+
+def alternate(contenders: dict[str, Callable[[], Seconds | None]], rounds: int) -> dict[str, list[Seconds]]:
+    """What each contender takes, by turns, so that a busy machine is busy for all of them.
+
+    One that times itself returns its seconds; others are timed whole.
+    """
+    taken: dict[str, list[Seconds]] = {name: [] for name in contenders}
     for number in range(rounds):
         order = list(contenders.items())
         for name, run in order if number % 2 == 0 else reversed(order):
-            seconds[name].append(run())
-    return seconds
+            wall, cpu = time.perf_counter(), time.process_time()
+            own = run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            taken[name].append(own or Seconds(time.perf_counter() - wall, time.process_time() - cpu))
+    return taken
 
 
-def timed(run: Callable[[], object]) -> Callable[[], float]:
-    """`run`, giving its wall time in seconds."""
+def ratio(slower: list[Seconds], faster: list[Seconds]) -> str:
+    """Median ratio of pairs measured side by side, with the lowest and the highest; by the clock and of the processor."""
 
-    def measured() -> float:
-        start = time.perf_counter()
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
+    def described(pairs: list[float]) -> str:
+        return f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})"
 
-    return measured
+    both = list(zip(slower, faster, strict=True))
+    return f"{described([a.wall / b.wall for a, b in both])} by the clock, {described([a.cpu / b.cpu for a, b in both])} CPU"
 
 
-def ratio(slower: list[float], faster: list[float]) -> str:
-    """Median ratio of pairs measured side by side, with the lowest and the highest."""
-    pairs = [a / b for a, b in zip(slower, faster, strict=True)]
-    return f"{statistics.median(pairs):.2f} (of {len(pairs)}: {min(pairs):.2f} to {max(pairs):.2f})"
+def summary(taken: dict[str, list[Seconds]], tokens: int, flops: float, peak: tuple[float, str]) -> None:
+    """Tokens a second and utilisation of each contender, from medians."""
+    for name, seconds in taken.items():
+        wall, cpu = (statistics.median(getattr(s, kind) for s in seconds) for kind in ("wall", "cpu"))
+        share = f", utilisation {flops / wall / peak[0]:.0%}" if peak[0] else ""
+        print(f"  {name:<32}{tokens / wall:>8,.0f} tokens/s{share}; {tokens / cpu:>8,.0f} tokens a CPU second")
+    print(f"  peak: {peak[0] / 1e9:,.0f} GFLOP/s ({peak[1]})")
 
 
 def peak_flops() -> tuple[float, str]:
@@ -166,8 +195,12 @@ def peak_flops() -> tuple[float, str]:
         found = next((peak for key, peak in PEAKS.items() if all(word in name for word in key.split())), 0.0)
         return found, f"{name}, dense bfloat16 by its data sheet"
     a = torch.randn(2048, 2048)
-    product = timed(lambda: a @ a)
-    best = min(product() for _ in range(6))
+
+    def product() -> None:
+        torch.mm(a, a)
+
+    (taken,) = alternate({"product": product}, 6).values()
+    best = min(seconds.wall for seconds in taken)
     return 2 * 2048**3 / best, f"float32 product of 2,048 × 2,048, {torch.get_num_threads()} thread(s)"
 
 

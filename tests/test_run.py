@@ -57,6 +57,7 @@ def test_a_run_is_called_as_its_file(experiments):
             "@published",
         ),
         (["--seed_everything", "7"], "", ""),
+        (["--trainer.max_steps", "2"], "@max_steps=2", ""),
         (["--trainer.devices", "2", "--data.num_workers", "2"], "", ""),
         (["--data.positive_fraction", "0.7"], "", ""),  # what the file says anyway
     ],

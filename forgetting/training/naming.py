@@ -87,9 +87,13 @@ class Naming:
 
 
 def _meaningful(changed: dict[str, Any]) -> dict[str, Any]:
-    """Those changes that a reference model depends on."""
+    """Those changes that a reference model depends on. A trial of a few steps takes the reference there is."""
     ignored = {f"{group}.{key}" for group, keys in REFERENCE_IGNORES.items() for key in keys}
-    return {key: v for key, v in changed.items() if ".".join(key.split(".")[:2]) not in ignored}
+    return {
+        key: v
+        for key, v in changed.items()
+        if ".".join(key.split(".")[:2]) not in ignored and not key.startswith("trainer.")
+    }
 
 
 def _concerns_method_only(override: str) -> bool:
