@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from forgetting.lab.language import Language, build_language
 from forgetting.lab.pretraining import (
     Pretraining,
-    at_most_threads,
     next_token_loss,
+    one_thread,
     pack,
     pretrain,
     untrained_model,
@@ -96,10 +96,10 @@ def test_the_seed_decides_the_weights_and_nothing_outside_is_touched(language: L
     assert not weights[0].equal(weights[2])
 
 
-def test_threads_are_limited_inside_only():
+def test_one_thread_inside_and_as_many_as_before_outside():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    with at_most_threads(1):
+    with one_thread():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)

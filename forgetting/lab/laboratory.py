@@ -9,6 +9,7 @@ from forgetting.artifacts import read_json
 from forgetting.cli import build_cli, main
 from forgetting.errors import UserError
 from forgetting.lab.comparison import AVERAGE, BASE, ROWS, Outcome, Row, Scores
+from forgetting.lab.pretraining import one_thread
 from forgetting.lab.quality import Detection, detection, known_noise
 from forgetting.lab.stages import Stages
 from forgetting.lab.world import World, write_world
@@ -50,7 +51,10 @@ class Laboratory:
             world: What to make.
             stages: Told about each stage.
         """
-        folder = self.worlds / str(world.seed)
+        with one_thread():
+            return self._run(world, self.worlds / str(world.seed), stages)
+
+    def _run(self, world: World, folder: Path, stages: Stages) -> Outcome:
         with stages.stage(f"world {world.seed} · sources, benchmarks, base model"):
             write_world(world, folder, stages.step)
         with stages.stage(f"world {world.seed} · prepare"):

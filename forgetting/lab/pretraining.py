@@ -20,7 +20,6 @@ OnStep = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
 
 MAX_LENGTH = 64
-MOST_THREADS = 2  # more only get in each other's way at this size
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ def pretrain(language: Language, seed: int, settings: Pretraining, on_step: OnSt
     ids = {word: number for number, word in enumerate(language.vocabulary)}
     draw = Random(f"web {seed}")
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
-    with at_most_threads(MOST_THREADS):
+    with one_thread():
         for step in range(settings.steps):
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate(step)
@@ -158,10 +157,14 @@ def pretrain(language: Language, seed: int, settings: Pretraining, on_step: OnSt
 
 
 @contextmanager
-def at_most_threads(number: int) -> Iterator[None]:
-    """Let torch use at most `number` threads inside."""
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread inside.
+
+    Sums then have one order, whatever the number of cores; and at this size more threads gain little on an idle machine
+    and stall each other on a busy one.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(min(before, number))
+    torch.set_num_threads(1)
     try:
         yield
     finally:
