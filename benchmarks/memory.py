@@ -86,27 +86,25 @@ def main() -> None:
         return
     print(f"{machine()}, {options.threads} thread(s), {options.dtype}, hidden {options.hidden}")
     print(
-        f"{'vocabulary':>10} {'positions':>9}  {'':<20}{'extra MB':>9} {'beyond hidden':>13} {'seconds':>8} {'CPU s':>7}"
+        f"{'vocabulary':>10} {'positions':>9}  {'':<20}{'extra MB':>9} {'beyond hidden':>13} {'seconds':>8} {'CPU':>6}"
     )
     beyond: dict[tuple[str, int], list[float]] = {}
     for vocab in options.vocab:
         for positions in options.positions:
             for kind in options.kinds:
                 if kind == "full logits" and 3 * 4 * vocab * positions > options.limit:
-                    print(
-                        f"{vocab:>10,} {positions:>9,}  {kind:<20}{4 * vocab * positions / MEGABYTE:>9,.0f} at least (logits alone)"
-                    )
+                    logits = 4 * vocab * positions / MEGABYTE
+                    print(f"{vocab:>10,} {positions:>9,}  {kind:<20}{logits:>9,.0f} (logits alone; not run)")
                     continue
-                command = [sys.executable, __file__, "--one", kind, "--positions", str(positions), "--vocab", str(vocab),
-                           "--hidden", str(options.hidden), "--dtype", options.dtype, "--threads", str(options.threads)]  # fmt: skip
+                case = {"--one": kind, "--positions": positions, "--vocab": vocab, "--hidden": options.hidden,
+                        "--dtype": options.dtype, "--threads": options.threads}  # fmt: skip
+                command = [sys.executable, __file__, *(str(part) for pair in case.items() for part in pair)]
                 found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
                 rest = found["extra"] - found["hidden"]  # the gradient that goes on to the decoder
                 beyond.setdefault((kind, vocab), []).append(rest)
-                print(
-                    f"{vocab:>10,} {positions:>9,}  {kind:<20}{found['extra'] / MEGABYTE:>9,.0f} {rest / MEGABYTE:>13,.0f} "
-                    f"{found['seconds']:>8.2f} {found['cpu']:>7.2f}   nll {found['nll']:.5f}, gradient {found['gradient']:.5f}",
-                    flush=True,
-                )
+                numbers = f"{found['extra'] / MEGABYTE:>9,.0f} {rest / MEGABYTE:>13,.0f} {found['seconds']:>8.2f}"
+                check = f"{found['cpu']:>6.2f}   nll {found['nll']:.5f}, gradient {found['gradient']:.5f}"
+                print(f"{vocab:>10,} {positions:>9,}  {kind:<20}{numbers} {check}", flush=True)
     for (kind, vocab), values in beyond.items():
         if len(values) == len(options.positions) > 1:
             print(f"{kind}, vocabulary {vocab:,}: {values[-1] / values[0] - 1:+.1%} from {options.positions[0]:,} to "

@@ -86,7 +86,7 @@ def device() -> torch.device:
 
 
 def write_backbone(folder: Path, shape: Shape, dtype: torch.dtype = torch.float32) -> Path:
-    """A transformers folder: random weights and a tokenizer whose words are w0, w1, …"""
+    """A transformers folder: random weights and a tokenizer whose words are w0, w1 and so on."""
     words = {token: number for number, token in enumerate([*SPECIAL, *(f"w{i}" for i in range(shape.vocab - 2))])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="</s>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -112,7 +112,8 @@ def write_source(
 
     with path.open("w", encoding="utf-8") as file:
         for p, r in zip(counts(*prompt), counts(*response), strict=True):
-            words = [f"w{i}" for i in generator.integers(0, vocab - 2, p + r)]
+            # Frequencies as in text (Zipf), so that there is something to learn.
+            words = [f"w{int(i)}" for i in (vocab - 2) ** generator.random(p + r) - 1]
             file.write(json.dumps({"prompt": " ".join(words[:p]), "response": " ".join(words[p:])}) + "\n")
     return path
 
@@ -123,7 +124,7 @@ def data_module(
 ) -> ForgettingData:  # fmt: skip
     """The project's own data module over a generated corpus, in the corpus's order."""
     config = CorpusConfig(
-        sources=[Source("made", str(source), prompt="{prompt}", response="{response}")],
+        sources={"made": Source(str(source), prompt="{prompt}", response="{response}")},
         num_train=num_train, num_reference=num_reference, num_validation=0,
     )  # fmt: skip
     budget = {} if micro_batch_tokens is None else {"micro_batch_tokens": micro_batch_tokens}
@@ -146,7 +147,7 @@ def adapted(backbone: Path, rank: int = 64, seed: int = 0, dropout: float = 0.0)
 
 @dataclass(frozen=True)
 class Seconds:
-    """What something took: by the clock, and of the processor (summed over threads), which a busy machine changes less."""
+    """What something took: by the clock, and of the processor (all threads), which a busy machine changes less."""
 
     wall: float
     cpu: float
@@ -170,13 +171,14 @@ def alternate(contenders: dict[str, Callable[[], Seconds | None]], rounds: int) 
 
 
 def ratio(slower: list[Seconds], faster: list[Seconds]) -> str:
-    """Median ratio of pairs measured side by side, with the lowest and the highest; by the clock and of the processor."""
+    """Median ratio of pairs measured side by side, with the lowest and the highest."""
 
     def described(pairs: list[float]) -> str:
         return f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})"
 
     both = list(zip(slower, faster, strict=True))
-    return f"{described([a.wall / b.wall for a, b in both])} by the clock, {described([a.cpu / b.cpu for a, b in both])} CPU"
+    wall, cpu = ([getattr(a, kind) / getattr(b, kind) for a, b in both] for kind in ("wall", "cpu"))
+    return f"{described(wall)} by the clock, {described(cpu)} of the processor"
 
 
 def summary(taken: dict[str, list[Seconds]], tokens: int, flops: float, peak: tuple[float, str]) -> None:
