@@ -49,6 +49,15 @@ groups:
       - {name: Base, base: backbone}
       - {name: Forgetting, run: tiny/forgetting}
 """
+COUNTS = """
+title: Counts
+caption: What the corpus is made of.
+corpus: tiny/forgetting
+columns: [samples, percent, reference samples, reference percent]
+groups:
+  - name: Corpus
+    rows: [{name: Made, source: made, paper: [120, 100, 12, 100]}]
+"""
 SUITE = """
 name: small
 batch_size: 8
@@ -78,6 +87,7 @@ def write_work(folder: Path, num_train: int) -> None:
         shutil.copy(REPOSITORY / "experiments" / name, experiments)
     shutil.copytree(REPOSITORY / "experiments/profiles", experiments / "profiles")
     (experiments / "tables/small.yaml").write_text(TABLE)
+    (experiments / "tables/counts.yaml").write_text(COUNTS)
     for name, objective, split in [("reference", "FullTokens", "reference"), ("forgetting", "Forgetting", "train")]:
         text = RUN.format(objective=objective, split=split, num_train=num_train)
         (experiments / f"tiny/{name}.yaml").write_text(text)
@@ -90,9 +100,9 @@ def write_work(folder: Path, num_train: int) -> None:
     write_backbone(folder / "backbone")
 
 
-def snakemake(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+def snakemake(folder: Path, *arguments: str, target: str = "small", **variables: str) -> subprocess.Popen[str]:
     start = [sys.executable, "-m", "snakemake", "-s", "experiments/Snakefile"]
-    command = [*start, "-c", "1", "small", "--config", "seeds=1"]
+    command = [*start, "-c", "1", target, "--config", "seeds=1"]
     environment = (
         os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""} | variables
     )
@@ -138,6 +148,8 @@ def test_a_killed_table_is_resumed_to_the_same_numbers(tmp_path: Path) -> None:
         assert (whole / f"runs/tables/small.{form}").read_text() == (killed / f"runs/tables/small.{form}").read_text()
 
     assert "Nothing to be done" in finish(snakemake(killed))
+    finish(snakemake(killed, target="counts"))
+    assert "| Made | ours       |     120 |  100.00 |" in (killed / "runs/tables/counts.md").read_text()
 
 
 def test_a_failed_job_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
