@@ -6,14 +6,15 @@ from forgetting.reporting.collect import Table
 from forgetting.reporting.rows import everything, pair_rows, text_rows
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 14px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; }
 body { color: #1c1c1c; background: #fff }
 h1 { font-size: 1.3rem; margin-bottom: .3rem } .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; border-block: 2px solid #1c1c1c; margin: 1rem 0 }
-th, td { padding: .2rem .7rem; text-align: right; white-space: nowrap }
+th, td { padding: .2rem .5rem; text-align: right; white-space: nowrap }
+tr.pair > * { vertical-align: top; line-height: 1.25 } tr.pair th { white-space: normal }
 th[scope=row], th.group, td.reading { text-align: left; font-weight: normal }
 th.group { font-style: italic; border-block: 1px solid #999 }
-tr.ours > * { border-top: 1px solid #e4e4e4 } tr.paper, tr.difference, .reading { color: #626262 }
+tr.ours > *, tr.pair > * { border-top: 1px solid #e4e4e4 } tr.paper, tr.difference, .reading { color: #626262 }
 thead th { border-bottom: 1px solid #1c1c1c } li { margin: .2rem 0 }
 code { background: #f2f2f2; padding: .1rem .3rem; overflow-wrap: anywhere }
 """
@@ -35,9 +36,10 @@ def page(table: Table) -> str:
             )
     if pairs := pair_rows(table):
         body.append(f"<tr><th class=group colspan={width}>Paired differences (95 % interval)</th></tr>")
-        for name, *cells in pairs:
-            texts = "".join(f"<td>{escape(text)}</td>" for text in cells)
-            body.append(f"<tr><th scope=row>{escape(name)}</th>{texts}</tr>")
+        for name, group, *cells in pairs:
+            texts = "".join(f"<td>{escape(text).replace(' [', '<br>[')}</td>" for text in cells)
+            label = f"<th scope=row>{escape(name)}</th><td class=reading>{escape(group)}</td>"
+            body.append(f"<tr class=pair>{label}{texts}</tr>")
     notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes())
     missing = "".join(
         f"<li>{escape(rows)}: " + ", then ".join(f"<code>{escape(c)}</code>" for c in commands) + "</li>"
