@@ -91,12 +91,20 @@ def test_smaller_corpora_take_less(plan: Plan) -> None:
 def test_the_estimate_takes_the_speed_of_what_is_done(plan: Plan, tmp_path: Path) -> None:
     stages = [one for one in plan.stages("table11", [0]) if "3.2-3b" in one[1]]
     at_first = estimate(plan, stages, [], RunFolders(tmp_path))
-    assert "About 11 hours one after another on the paper's four L40S" in at_first
+    assert at_first.endswith(
+        "About 11 hours one after another on four L40S, by Table 11's shares; not counted: prepare."
+    )
     write_cost(tmp_path / "table3/llama-3.2-3b/reference/seed-0", "fit", 72)  # half the paper's speed
     done = [one for one in stages if one[0] == "reference"]
     left = [one for one in stages if one[0] not in ("prepare", "reference")]
     later = estimate(plan, left, done, RunFolders(tmp_path))
-    assert later.startswith(
-        "Left: 1 score, 3 fit. About 20 hours one after another at the speed of 1 finished stages here"
-    )
+    assert later == "Left: 1 score, 3 fit. About 20 hours one after another at the speed of 1 finished stages here."
     assert estimate(plan, [], stages, RunFolders(tmp_path)) == "Nothing is left."
+
+
+def test_what_the_paper_did_not_time_takes_the_mean_of_its_kind_here(plan: Plan, tmp_path: Path) -> None:
+    left = [("fit", "lab/full", seed) for seed in (1, 2, 3)]
+    assert estimate(plan, left, [], RunFolders(tmp_path)) == "Left: 3 fit."
+    write_cost(tmp_path / "lab/full/seed-0", "fit", 4)
+    said = estimate(plan, left, [("fit", "lab/full", 0)], RunFolders(tmp_path))
+    assert said == "Left: 3 fit. About 12 minutes one after another at the speed of 1 finished stages here."

@@ -5,6 +5,7 @@ The workflow in `experiments/Snakefile` asks here; nothing here runs anything.
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -198,7 +199,8 @@ class Plan:
 def estimate(plan: Plan, left: list[tuple[str, str, int]], done: list[tuple[str, str, int]], runs: RunFolders) -> str:
     """What is left, in words: how many jobs of each stage, and about how long.
 
-    Where stages are done already, the paper's minutes are scaled by how fast they were here.
+    A stage that the paper timed takes the paper's minutes, scaled by how fast such stages were here; another one takes
+    the mean of its kind here. What neither covers is not counted, and named.
 
     Args:
         plan: All experiments.
@@ -206,27 +208,37 @@ def estimate(plan: Plan, left: list[tuple[str, str, int]], done: list[tuple[str,
         done: Stages that are finished.
         runs: Where their costs are.
     """
-    counts = {stage: sum(1 for one in left if one[0] == stage) for stage in dict.fromkeys(one[0] for one in left)}
+    counts = Counter(stage for stage, _, _ in left)
     if not counts:
         return "Nothing is left."
     listed = ", ".join(f"{number} {stage}" for stage, number in counts.items())
-    paper = [minutes for stage, name, _ in left if (minutes := plan.minutes(stage, name)) is not None]
-    if not paper:
-        return f"Left: {listed}."
-    ratios = [ratio for one in done if (ratio := _speed(plan, one, runs)) is not None]
+    measured = {one: minutes for one in done if (minutes := _measured(one, runs)) is not None}
+    ratios = [minutes / paper for one, minutes in measured.items() if (paper := plan.minutes(*one[:2]))]
     scale = statistics.median(ratios) if ratios else 1.0
+    total, uncounted = 0.0, list[str]()
+    for stage, name, _ in left:
+        same = [minutes for one, minutes in measured.items() if one[0] == stage]
+        if (paper := plan.minutes(stage, name)) is not None:
+            total += paper * scale
+        elif same:
+            total += statistics.fmean(same)
+        elif stage not in uncounted:
+            uncounted.append(stage)
+    if not total:
+        return f"Left: {listed}."
+    time = f"{total / 60:,.0f} hours" if total >= 120 else f"{total:,.0f} minutes"
     whose = (
-        f"at the speed of {len(ratios)} finished stages here"
-        if ratios
-        else "on the paper's four L40S (Table 11's shares)"
+        f"at the speed of {len(measured)} finished stages here" if measured else "on four L40S, by Table 11's shares"
     )
-    hours = math.fsum(paper) * scale / 60
-    return f"Left: {listed}. About {hours:,.0f} hours one after another {whose}; evaluation is not counted."
+    return f"Left: {listed}. About {time} one after another {whose}" + (
+        f"; not counted: {', '.join(uncounted)}." if uncounted else "."
+    )
 
 
-def _speed(plan: Plan, one: tuple[str, str, int], runs: RunFolders) -> float | None:
-    """Time of a finished stage here over the paper's."""
+def _measured(one: tuple[str, str, int], runs: RunFolders) -> float | None:
+    """Minutes that a finished stage took here."""
     stage, name, seed = one
-    expected = plan.minutes(stage, name)
-    entries = runs.costs(runs.experiment(name) / f"seed-{seed}", "score" if stage == "score" else "fit")
-    return math.fsum(entry["seconds"] for entry in entries) / 60 / expected if entries and expected else None
+    folder = runs.backbone(name) if stage == "evaluate_base" else runs.experiment(name) / f"seed-{seed}"
+    kind = {"reference": "fit", "evaluate_base": "evaluate"}.get(stage, stage)
+    entries = runs.costs(folder, kind)
+    return math.fsum(entry["seconds"] for entry in entries) / 60 if entries else None
