@@ -268,6 +268,17 @@ def test_a_target_list_that_matches_in_part_is_reported(work, capsys):
     assert json.loads((run / "provenance.json").read_text())["unmatched_targets"] == ["c_fc"]
 
 
+def test_a_backbone_that_the_corpus_does_not_fit_is_refused(work):
+    config = json.loads(Path("backbone/config.json").read_text())
+    for change, message in [
+        ({"max_position_embeddings": 40}, r"has 40 positions.*data.max_length to 40 or less"),
+        ({"vocab_size": 100}, r"gives token \d+, but the model's embedding has 100 rows"),
+    ]:
+        Path("backbone/config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(UserError, match=message):
+            fit("full")
+
+
 def test_a_store_of_another_backbone_is_refused(work):
     write_backbone(work / "other", seed=1)
     options = ["--model.backbone", "other", "--data.store", "runs/tiny/reference/seed-0/scores"]

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -11,15 +10,15 @@ from forgetting.corpus.configuration import CorpusConfig
 from forgetting.corpus.prepare import Corpus, prepare_corpus
 from forgetting.corpus.tokens import TokenizedCorpus, TokenizedSplit, tokenize_corpus, tokenizer_hash
 from forgetting.errors import UserError
-from forgetting.model.backbone import backbone_identity, load_tokenizer
+from forgetting.model.backbone import backbone_identity, load_configuration, load_tokenizer
 from forgetting.scores.scoring import ScoringDataset, ShardWork
 from forgetting.scores.selection import Granularity, Selection, Sides
-from forgetting.scores.store import ScoredSplit, ScoreStore, ShardRange, has_shard, shard_ranges
+from forgetting.scores.store import ScoreStore, ShardRange, has_shard, shard_ranges
+from forgetting.training.masks import SideMasks, by_score, every_token
 from forgetting.training.steps import (
     OptimizerStep,
     SidedBatch,
     SidedBatches,
-    SideMasks,
     StepDataset,
     StepSampler,
     share_out,
@@ -109,12 +108,14 @@ class ForgettingData(LightningDataModule):
         self.sides: Sides | None = None
         self._tokens: TokenizedCorpus | None = None
         self._tokenizer_hash = ""
+        self.num_token_ids = 0
         self.store_identity: dict[str, Any] = {}
 
     def open_corpus(self) -> tuple[Corpus, TokenizedCorpus]:
         """The corpus and its tokens, made where they do not exist yet."""
         tokenizer = load_tokenizer(self.backbone, self.revision)
         self._tokenizer_hash = tokenizer_hash(tokenizer)
+        self.num_token_ids = len(tokenizer)
         corpus = prepare_corpus(self.configuration, self.corpora)
         return corpus, tokenize_corpus(corpus, tokenizer, self.template, self.max_length)
 
@@ -129,6 +130,7 @@ class ForgettingData(LightningDataModule):
             UserError: The store is missing, unfinished, or of another corpus, tokenizer, template, length or backbone.
         """
         self.corpus, self._tokens = self.open_corpus()
+        self._check_backbone()
         if stage == "predict":
             module = self.trainer.lightning_module if self.trainer else None
             assert module is not None, "scoring needs a trainer"
@@ -142,6 +144,25 @@ class ForgettingData(LightningDataModule):
         """The tokenised corpus, once `setup` has run."""
         assert self._tokens is not None, "setup() has not run"
         return self._tokens
+
+    def _check_backbone(self) -> None:
+        """Refuse sequences longer than the backbone's positions and tokens that its embedding has no row for."""
+        config = load_configuration(self.backbone, self.revision).get_text_config()
+        splits = [self.tokens.split(name) for name in (self.train_split, "validation")]
+        longest = max((int(split.lengths.max()) for split in splits if len(split)), default=0)
+        positions = getattr(config, "max_position_embeddings", None)
+        if positions is not None and longest > positions:
+            raise UserError(
+                f"{self.backbone} has {positions} positions and the corpus has a sequence of {longest} tokens. Set "
+                f"data.max_length to {positions} or less."
+            )
+        if self.num_token_ids > config.vocab_size:  # mostly tokens that no text holds
+            highest = max(int(split.input_ids(i).max()) for split in splits for i in range(len(split)))
+            if highest >= config.vocab_size:
+                raise UserError(
+                    f"The tokenizer of {self.backbone} gives token {highest}, but the model's embedding has "
+                    f"{config.vocab_size} rows: tokenizer and model do not belong together."
+                )
 
     def identity(self) -> dict[str, Any]:
         """What scores over this corpus depend on, the adapter apart."""
@@ -171,32 +192,14 @@ class ForgettingData(LightningDataModule):
                 )
         return store
 
-    def side_masks(self, split: TokenizedSplit, scored: ScoredSplit | None) -> SideMasks:
-        """A function from an example to the sides of its response tokens.
-
-        D_val ranks as if it followed D_train: a token of it that equals the threshold is not above the cut.
-        """
-        sides = self.sides
-        if sides is None or scored is None:
-
-            def every(i: int) -> tuple[np.ndarray, np.ndarray]:
-                count = int(split.num_targets[i])
-                return np.ones(count, np.bool_), np.zeros(count, np.bool_)
-
-            return every
-        by_sequence = self.selection.granularity == "sequence"
-        train = self.store.split("train") if self.store is not None else scored
-        after_sequences, after_tokens = (0, 0) if split.name == "train" else (len(train), train.num_tokens)
-
-        def by_score(i: int) -> tuple[np.ndarray, np.ndarray]:
-            first, score = scored.example(i)
-            if by_sequence:
-                mean = np.array([score.astype(np.float64).mean()])
-                positive, negative = sides.masks(mean, after_sequences + i)
-                return np.repeat(positive, len(score)), np.repeat(negative, len(score))
-            return sides.masks(score, after_tokens + first)
-
-        return by_score
+    def side_masks(self, split: TokenizedSplit) -> SideMasks:
+        """A function from an example of `split` to the sides of its response tokens."""
+        if self.store is None or self.sides is None:
+            return every_token(split.num_targets)
+        train, scored = self.store.split("train"), self.store.split(split.name)
+        # D_val ranks as if it followed D_train: a token of it that equals the threshold is not above the cut.
+        after = (0, 0) if split.name == "train" else (len(train), train.num_tokens)
+        return by_score(scored, self.sides, self.selection.granularity, *after)
 
     @property
     def token_budget(self) -> int:
@@ -204,20 +207,12 @@ class ForgettingData(LightningDataModule):
         device = self.trainer.strategy.root_device.type if self.trainer else "cpu"
         return self.micro_batch_tokens or MICRO_BATCH_TOKENS.get(device, MICRO_BATCH_TOKENS["cuda"])
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps in an epoch; the last may hold fewer than `batch_size` sequences."""
-        return -(-len(self.tokens.split(self.train_split)) // self.batch_size)
-
     def train_dataloader(self) -> DataLoader[OptimizerStep]:
         """One item is one optimiser step."""
         split = self.tokens.split(self.train_split)
-        scored = self.store.split("train") if self.store is not None else None
         trainer = self.trainer
         assert trainer is not None
-        dataset = StepDataset(
-            split, self.side_masks(split, scored), self.token_budget, trainer.global_rank, trainer.world_size
-        )
+        dataset = StepDataset(split, self.side_masks(split), self.token_budget, trainer.global_rank, trainer.world_size)
         sampler = StepSampler(
             len(split), self.batch_size, self.seed if self.shuffle else None, lambda: trainer.global_step
         )
@@ -228,9 +223,8 @@ class ForgettingData(LightningDataModule):
         split = self.tokens.split("validation")
         if len(split) == 0:
             return []
-        scored = self.store.split("validation") if self.store is not None else None
         rank, num_ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        steps = StepDataset(split, self.side_masks(split, scored), self.token_budget)
+        steps = StepDataset(split, self.side_masks(split), self.token_budget)
         groups = share_out(split.lengths, self.token_budget, num_ranks)[rank]
         return DataLoader(SidedBatches(steps, groups), batch_size=None, num_workers=self.num_workers)
 

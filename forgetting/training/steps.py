@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from forgetting.model.batch import MicroBatch, cut_by_tokens, pad
+from forgetting.training.masks import SideMasks
 
 
 @runtime_checkable
@@ -32,10 +33,6 @@ class Examples(Protocol):
     def response_mask(self, i: int) -> np.ndarray:
         """True at the tokens that are targets."""
         ...
-
-
-SideMasks = Callable[[int], tuple[np.ndarray, np.ndarray]]
-"""Positive and negative mask of an example's response tokens."""
 
 
 @dataclass

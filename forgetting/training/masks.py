@@ -1,0 +1,52 @@
+"""The side of each response token of an example, from the cuts of a selection: derived, never stored."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from forgetting.scores.selection import Granularity, Sides
+from forgetting.scores.store import ScoredSplit
+
+SideMasks = Callable[[int], tuple[np.ndarray, np.ndarray]]
+"""Positive and negative mask of an example's response tokens."""
+
+
+def every_token(num_targets: np.ndarray) -> SideMasks:
+    """Every response token is positive.
+
+    Args:
+        num_targets: Response tokens of each example.
+    """
+
+    def masks(i: int) -> tuple[np.ndarray, np.ndarray]:
+        count = int(num_targets[i])
+        return np.ones(count, np.bool_), np.zeros(count, np.bool_)
+
+    return masks
+
+
+def by_score(
+    scored: ScoredSplit, sides: Sides, granularity: Granularity, sequences_before: int = 0, tokens_before: int = 0
+) -> SideMasks:
+    """A token's side by its own score, or by the mean score of its sequence.
+
+    Args:
+        scored: Scores of the examples.
+        sides: The cuts.
+        granularity: Of the ranking that was cut.
+        sequences_before: Position of the first example in that ranking's corpus order.
+        tokens_before: Position of its first response token.
+    """
+
+    def by_token(i: int) -> tuple[np.ndarray, np.ndarray]:
+        first, score = scored.example(i)
+        return sides.masks(score, tokens_before + first)
+
+    def by_sequence(i: int) -> tuple[np.ndarray, np.ndarray]:
+        _, score = scored.example(i)
+        # The mean as `ScoredSplit.mean_qualities` takes it, so that the cut falls where it was found.
+        mean = np.add.reduceat(score.astype(np.float64), [0]) / len(score)
+        positive, negative = sides.masks(mean, sequences_before + i)
+        return np.repeat(positive, len(score)), np.repeat(negative, len(score))
+
+    return by_token if granularity == "token" else by_sequence
