@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from forgetting.artifacts import read_json
 from forgetting.cli import build_cli, main
@@ -16,6 +15,8 @@ from forgetting.lab.world import World, write_world
 from forgetting.paths import CONFIGS, EXPERIMENTS
 from forgetting.reporting.runs import RunFolders
 from forgetting.scores.store import ScoreStore
+from forgetting.training.data import ForgettingData
+from forgetting.training.pipeline_cli import PipelineCLI
 
 REFERENCE = "reference"
 POSITIVE_FRACTION = 0.7  # of Forgetting
@@ -75,7 +76,7 @@ class Laboratory:
         quiet = "--trainer.enable_progress_bar=false"
         return [*given, f"--run.root={self.runs}", f"--data.corpora={self.corpora}", quiet, *self.options]
 
-    def _trainer(self, command: str, experiment: str, world: Path, stages: Stages) -> Any:
+    def _trainer(self, command: str, experiment: str, world: Path, stages: Stages) -> PipelineCLI:
         with stages.stage(f"world {world.name} · {command} {experiment}"):
             return build_cli([command, *self._arguments(experiment, world)])
 
@@ -89,9 +90,11 @@ class Laboratory:
         columns = {name: column["value"] for name, column in content["columns"].items()}
         return {**columns, AVERAGE: content["average"]}
 
-    def _detection(self, scored: Any, world: Path) -> Detection:
-        """Of the command line that scored the corpus: its data module and its run's store."""
-        corpus, tokens = scored.datamodule.open_corpus()
+    def _detection(self, scored: PipelineCLI, world: Path) -> Detection:
+        """Of the command that scored the corpus: its data module and its run's store."""
+        data = scored.datamodule
+        assert isinstance(data, ForgettingData)
+        corpus, tokens = data.open_corpus()
         kinds = known_noise(corpus, tokens.split("train"), world / "sources")
         return detection(ScoreStore.open(scored.run.scores), kinds, POSITIVE_FRACTION)
 
