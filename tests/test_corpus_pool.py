@@ -24,7 +24,9 @@ def pool_of(numbers: list[int], names: str = "AB") -> Conversations:
 
 def config(train: int, reference: int, validation: int, **changes: Any) -> CorpusConfig:
     source = Source(name="S", path="x.json", messages="messages")
-    return CorpusConfig({"made": source}, num_train=train, num_reference=reference, num_validation=validation, **changes)
+    return CorpusConfig(
+        {"made": source}, num_train=train, num_reference=reference, num_validation=validation, **changes
+    )
 
 
 def test_what_counts_as_the_same_conversation() -> None:

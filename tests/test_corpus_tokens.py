@@ -24,7 +24,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     rows = [{"q": f"question {i}" + " long" * 40 * (i % 10 == 0), "a": f"answer {i}"} for i in range(100)]
     (folder / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
     source = Source(name="S", path=str(folder / "x.jsonl"), prompt="{q}", response="{a}")
-    return prepare_corpus(CorpusConfig({"made": source}, num_train=70, num_reference=30, num_validation=0), folder / "corpora")
+    return prepare_corpus(
+        CorpusConfig({"made": source}, num_train=70, num_reference=30, num_validation=0), folder / "corpora"
+    )
 
 
 def test_examples_are_what_the_encoder_gives(corpus: Corpus, tiny_tokenizer: PreTrainedTokenizerFast) -> None:

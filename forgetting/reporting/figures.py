@@ -35,7 +35,7 @@ def draw(table: Table, path: Path, form: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    settings = {"svg.hashsalt": "forgetting", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False,
+    settings: dict[Any, Any] = {"svg.hashsalt": "forgetting", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False,
                 "axes.spines.right": False, "figure.constrained_layout.use": True}  # fmt: skip
     with pyplot.rc_context(settings):
         canvas = _lines(table, figure, pyplot) if figure.kind == "lines" else _heatmap(table, figure, pyplot)
