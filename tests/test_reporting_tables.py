@@ -171,6 +171,14 @@ def test_rows_on_different_documents_are_noted(spec_file: Path, tmp_path: Path) 
     assert table.facts[0] == "Protocol corrected; documents: Truth_1 3/4, Math 1."
 
 
+def test_a_table_of_averages_alone_still_counts_documents(spec_file: Path, tmp_path: Path) -> None:
+    spec_file.write_text(
+        "title: A\ncaption: A.\nsuite: small\ncolumns: [AVG]\ngroups: [{name: G, rows: [{name: R, run: t/ignoring}]}]\n"
+    )
+    table = table_of(spec_file, tmp_path / "runs", some_runs)
+    assert table.facts[0] == "Protocol corrected; documents: Truth_1 4, Math 2."
+
+
 def test_results_of_another_suite_are_refused(spec_file: Path, tmp_path: Path) -> None:
     def make(root: Path) -> None:
         write_results(root / "t/ignoring/seed-0", [1], [1], suite="other")

@@ -227,11 +227,7 @@ class _Gathering:
     def facts(self) -> list[str]:
         facts = []
         if self.documents:
-            counts = [
-                f"{column} {'/'.join(map(str, sorted(self.documents[column])))}"
-                for column in self.spec.columns
-                if column in self.documents
-            ]
+            counts = [f"{column} {'/'.join(map(str, sorted(numbers)))}" for column, numbers in self.documents.items()]
             facts.append(f"Protocol {self.runs.protocol}; documents: {', '.join(counts)}.")
             facts.append(f"lm-evaluation-harness {', '.join(sorted(self.harness))}.")
             differing = [column for column in self.documents if len(self.documents[column]) > 1]
