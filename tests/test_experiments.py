@@ -261,6 +261,17 @@ def test_what_is_done_is_not_planned_again(tmp_path: Path) -> None:
     assert counts == {"fit": 6, "evaluate": 6, "evaluate_base": 1, "table5": 1}
 
 
+def test_more_seeds_are_run_when_a_table_is_there_already(tmp_path: Path) -> None:
+    _, said = dry_run(tmp_path, "table5", "--config", "seeds=1")
+    for sentinel in re.findall(r"^ +output: (\S+\.done)$", said, re.M):
+        (tmp_path / sentinel).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / sentinel).touch()
+    (tmp_path / "runs/tables").mkdir()
+    (tmp_path / "runs/tables/table5.md").touch()
+    assert dry_run(tmp_path, "table5", "--config", "seeds=1")[0] == {"table5": 1}
+    assert dry_run(tmp_path, "table5", "--config", "seeds=2")[0] == {"fit": 3, "evaluate": 3, "table5": 1}
+
+
 def test_a_variant_has_sentinels_and_folders_of_its_own(tmp_path: Path) -> None:
     _, said = dry_run(tmp_path, "table5", "-p", "--config", "variant=published", "protocol=published", "seeds=1")
     assert "runs/table5/llama-2-13b/full@published/seed-0 --suite main --protocol published" in said

@@ -147,7 +147,9 @@ def test_a_killed_table_is_resumed_to_the_same_numbers(tmp_path: Path) -> None:
     for form in ("md", "csv", "tex", "html"):
         assert (whole / f"runs/tables/small.{form}").read_text() == (killed / f"runs/tables/small.{form}").read_text()
 
-    assert "Nothing to be done" in finish(snakemake(killed))
+    said = finish(snakemake(killed))
+    assert "Nothing is left." in said
+    assert "1 of 1 steps (100%) done" in said  # the table itself
     finish(snakemake(killed, target="counts"))
     assert "| Made | ours       |     120 |  100.00 |" in (killed / "runs/tables/counts.md").read_text()
 

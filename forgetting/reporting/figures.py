@@ -35,8 +35,10 @@ def draw(table: Table, path: Path, form: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    settings: dict[Any, Any] = {"svg.hashsalt": "forgetting", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False,
-                "axes.spines.right": False, "figure.constrained_layout.use": True}  # fmt: skip
+    settings: dict[Any, Any] = {
+        "svg.hashsalt": "forgetting", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False,
+        "axes.spines.right": False, "figure.constrained_layout.use": True,
+    }  # fmt: skip
     with pyplot.rc_context(settings):
         canvas = _lines(table, figure, pyplot) if figure.kind == "lines" else _heatmap(table, figure, pyplot)
         with complete_or_absent(path) as temporary:
@@ -63,7 +65,10 @@ def _lines(table: Table, figure: Figure, pyplot: Any) -> Any:
                           ls="none", label=f"{section.name}, the paper's")  # fmt: skip
     axes.set_xlabel(figure.x)
     axes.set_ylabel(_axis_name(figure.column))
-    axes.set_xticks(sorted({line.row.at[figure.x] for section in table.sections for line in section.lines}))
+    ticks = sorted({line.row.at[figure.x] for section in table.sections for line in section.lines})
+    axes.set_xticks(ticks)
+    margin = 0.04 * (ticks[-1] - ticks[0])
+    axes.set_xlim(ticks[0] - margin, ticks[-1] + margin)
     axes.grid(axis="y", color="#e4e4e4", lw=0.8)
     axes.set_axisbelow(True)
     axes.set_title(table.spec.title, loc="left", fontsize=10)
