@@ -74,9 +74,11 @@ class ScoringDataset(Dataset[ShardWork]):
         return ShardWork(shard, micro_batches + [pad([])] * empty, members + [[] for _ in range(empty)])
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def score_shard(model: LanguageModel, work: ShardWork) -> ShardScores | None:
     """Run both models over a shard (Taheri et al., TMLR 2026, Algorithm 1, stage 2).
+
+    The Trainer runs it in inference mode, except where the model is sharded, which inference mode forbids.
 
     Returns:
         The scores, or None where there is no shard to score.

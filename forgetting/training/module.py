@@ -114,6 +114,10 @@ class FineTuner(LightningModule):
             language_model.decoder.compile(dynamic=True)
         if self.device_mesh is not None:
             shard_model(language_model, self.device_mesh)
+            # FSDP2 watches the versions of its tensors, which inference mode does not keep.
+            validating = self.trainer.fit_loop.epoch_loop.val_loop, self.trainer.validate_loop
+            for loop in (*validating, self.trainer.predict_loop):
+                loop.inference_mode = False
         self.language_model = language_model
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:

@@ -1,0 +1,208 @@
+"""Several processes compute what one computes: DDP, sharding (FSDP2) and two nodes, over gloo on CPUs."""
+
+import csv
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed
+from conftest import write_backbone
+from safetensors.torch import load_file
+from torch.distributed.device_mesh import init_device_mesh
+
+from forgetting.model.backbone import load_backbone
+from forgetting.model.batch import MicroBatch, pad
+from forgetting.model.language_model import LanguageModel
+from forgetting.model.lora import Lora, add_lora
+from forgetting.model.sharding import shard_model
+from forgetting.scores.store import ScoreStore
+
+EXPERIMENT = """
+run: {{checkpoint_every_n_steps: 2}}
+trainer: {{accelerator: cpu, devices: 1, precision: 32-true, enable_progress_bar: false}}
+model:
+  backbone: backbone
+  dtype: float32
+  lora: {{rank: 4, dropout: 0.0}}
+  learning_rate: 1.0e-2
+  objective: {{class_path: {objective}}}
+data:
+  corpus:
+    sources:
+      made: {{path: source.jsonl, prompt: "{{question}}", response: "{{answer}}"}}
+    num_train: 21
+    num_reference: 9
+    num_validation: 5
+  max_length: 64
+  batch_size: 8
+  shard_size: 4
+  split: {split}
+"""
+REFERENCE, METHOD = "experiments/tiny/reference.yaml", "experiments/tiny/forgetting.yaml"
+DDP = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+
+
+def write_experiments(folder: Path) -> Path:
+    write_backbone(folder / "backbone")
+    rows = [{"question": f"What is {i} plus {i % 7}?", "answer": "so " * (i % 9) + f"{i + i % 7}"} for i in range(50)]
+    (folder / "source.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "experiments/tiny").mkdir(parents=True)
+    (folder / REFERENCE).write_text(EXPERIMENT.format(objective="FullTokens", split="reference"))
+    (folder / METHOD).write_text(EXPERIMENT.format(objective="Forgetting", split="train"))
+    return folder
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Ours, without what an outer launcher may have left in it."""
+    launcher = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE"}
+    kept = {name: value for name, value in os.environ.items() if name not in launcher}
+    return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
+
+
+def forgetting(folder: Path, *arguments: str) -> str:
+    """The real command line, in a process of its own."""
+    command = [sys.executable, "-m", "forgetting", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which one process has done everything."""
+    folder = write_experiments(tmp_path_factory.mktemp("alone"))
+    forgetting(folder, "fit", "--config", REFERENCE)
+    forgetting(folder, "score", "--config", REFERENCE)
+    forgetting(folder, "fit", "--config", METHOD)
+    return folder
+
+
+def assert_same_adapter(folder: Path, expected: Path, run: str) -> None:
+    file = f"runs/tiny/{run}/seed-0/adapter/adapter_model.safetensors"
+    ours, theirs = load_file(folder / file), load_file(expected / file)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def assert_same_scores(folder: Path, expected: Path) -> None:
+    ours, theirs = (ScoreStore.open(f / "runs/tiny/reference/seed-0/scores") for f in (folder, expected))
+    assert [s["file"] for s in ours.manifest["shards"]] == [s["file"] for s in theirs.manifest["shards"]]
+    for split in theirs.splits:
+        for column in ("nll_base", "nll_reference"):
+            a, b = (getattr(store.split(split), column) for store in (ours, theirs))
+            assert a.shape == b.shape
+            assert np.abs(a - b).max() < 1e-5
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    text = (folder / "runs/tiny/forgetting/seed-0/metrics.csv").read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
+
+
+@pytest.mark.slow
+def test_ddp_on_two_ranks_ends_where_one_process_ends(alone, tmp_path):
+    folder = write_experiments(tmp_path)
+    forgetting(folder, "fit", "--config", REFERENCE, *DDP)
+    assert_same_adapter(folder, alone, "reference")
+    # From the same reference the scores are equal, and from these the same tokens are positive.
+    shutil.rmtree(folder / "runs")
+    shutil.copytree(alone / "runs/tiny/reference", folder / "runs/tiny/reference")
+    shutil.rmtree(folder / "runs/tiny/reference/seed-0/scores")
+    forgetting(folder, "score", "--config", REFERENCE, *DDP)
+    assert_same_scores(folder, alone)
+    forgetting(folder, "fit", "--config", METHOD, *DDP)
+    assert_same_adapter(folder, alone, "forgetting")
+    ours, theirs = metrics(folder), metrics(alone)
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs] == ["0", "1", "2"]
+    for a, b in zip(ours, theirs, strict=True):
+        for name in ("train/loss", "train/nll_positive", "train/nll_negative", "train/gradient_norm"):
+            assert float(a[name]) == pytest.approx(float(b[name]), rel=1e-4), name
+    assert float(ours[-1]["validation/nll"]) == pytest.approx(float(theirs[-1]["validation/nll"]), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_nodes_of_one_process_end_where_one_process_ends(alone, tmp_path):
+    """torchrun as docs/distributed.md has it, with two 'nodes' on this machine."""
+    folder, port = write_experiments(tmp_path), free_port()
+    nodes = ["--nnodes", "2", "--nproc_per_node", "1", "--master_addr", "127.0.0.1", "--master_port", str(port)]
+    fit = ["-m", "forgetting", "fit", "--config", REFERENCE, "--trainer.num_nodes", "2", "--trainer.strategy", "ddp"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *nodes]
+    processes = [
+        subprocess.Popen(
+            [*torchrun, "--node_rank", str(node), *fit], cwd=folder, env=environment(), stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True,
+        )
+        for node in range(2)
+    ]  # fmt: skip
+    for process in processes:
+        output, _ = process.communicate(timeout=500)
+        assert process.returncode == 0, output[-3000:]
+    assert_same_adapter(folder, alone, "reference")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", ["1", "2"])
+def test_sharding_through_the_trainer_ends_where_one_process_ends(alone, tmp_path, num_ranks):
+    folder = write_experiments(tmp_path)
+    sharded = [
+        "--trainer.strategy", "lightning.pytorch.strategies.ModelParallelStrategy", "--trainer.devices", num_ranks,
+        "--trainer.strategy.data_parallel_size", num_ranks, "--trainer.strategy.tensor_parallel_size", "1",
+    ]  # fmt: skip
+    forgetting(folder, "fit", "--config", REFERENCE, *sharded)
+    assert_same_adapter(folder, alone, "reference")
+    forgetting(folder, "score", "--config", REFERENCE, *sharded)
+    assert_same_scores(folder, alone)
+
+
+def language_model(folder: Path) -> LanguageModel:
+    model = add_lora(load_backbone(str(folder), dtype="float32"), Lora(rank=4, dropout=0.0), seed=0)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return LanguageModel(model)
+
+
+def batch(rank: int) -> MicroBatch:
+    generator = np.random.default_rng(rank)
+    sequences = [(generator.integers(2, 258, n).astype(np.int32), np.arange(n) > n // 3) for n in (20, 9, 14)]
+    return pad(sequences if rank < 2 else [])
+
+
+def compare_sharded_with_whole(rank: int, num_ranks: int, port: int, folder: Path) -> None:
+    """In each rank: nll of its own batch, and the gradient averaged over ranks, sharded and not."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=num_ranks)
+    whole, sharded = language_model(folder), language_model(folder)
+    shard_model(sharded, init_device_mesh("cpu", (num_ranks,), mesh_dim_names=("data_parallel",)))
+    nll = sharded(batch(rank))
+    torch.testing.assert_close(nll, whole(batch(rank)), rtol=1e-5, atol=1e-5)
+    nll.sum().backward()
+    sum(whole(batch(r)).sum() for r in range(num_ranks)).backward()  # type: ignore[union-attr]
+    expected = {name: p.grad / num_ranks for name, p in whole.named_parameters() if p.grad is not None}
+    found = {name: p.grad.full_tensor() for name, p in sharded.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_a_sharded_model_computes_what_the_whole_one_computes(tiny_llama, num_ranks):
+    torch.multiprocessing.spawn(compare_sharded_with_whole, (num_ranks, free_port(), tiny_llama), num_ranks)
