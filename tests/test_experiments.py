@@ -16,7 +16,8 @@ from jsonargparse import capture_parser
 from forgetting.cli import base_files, build_cli
 from forgetting.evaluation.suite import load_suite
 from forgetting.reporting.plan import Plan, load_experiment
-from forgetting.reporting.spec import Overhead, Stated, TableSpec, Total, load_spec
+from forgetting.reporting.spec import Overhead, Stated, TableSpec, Total
+from forgetting.reporting.spec_file import load_spec
 
 REPOSITORY = Path(__file__).parent.parent
 EXPERIMENTS = REPOSITORY / "experiments"

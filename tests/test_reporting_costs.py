@@ -9,7 +9,7 @@ from forgetting.reporting.collect import collect
 from forgetting.reporting.plan import Plan, estimate
 from forgetting.reporting.render import render
 from forgetting.reporting.runs import RunFolders
-from forgetting.reporting.spec import load_spec
+from forgetting.reporting.spec_file import load_spec
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 

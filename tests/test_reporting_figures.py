@@ -10,7 +10,7 @@ from forgetting.errors import UserError
 from forgetting.reporting.collect import collect
 from forgetting.reporting.figures import draw
 from forgetting.reporting.runs import RunFolders
-from forgetting.reporting.spec import load_spec
+from forgetting.reporting.spec_file import load_spec
 
 TABLES = Path(__file__).parent.parent / "experiments" / "tables"
 FIGURES = ["figure1a", "figure1b", "table9"]

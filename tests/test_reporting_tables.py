@@ -15,7 +15,7 @@ from forgetting.reporting.collect import Table, collect
 from forgetting.reporting.command import table_command
 from forgetting.reporting.render import FORMATS, SUFFIXES, render
 from forgetting.reporting.runs import RunFolders
-from forgetting.reporting.spec import load_spec
+from forgetting.reporting.spec_file import load_spec
 
 GOLDEN = Path(__file__).parent / "golden" / "tables"
 SPEC = """

@@ -16,7 +16,7 @@ def table_command(arguments: list[str]) -> None:
     from forgetting.reporting.collect import collect
     from forgetting.reporting.render import FORMATS, SUFFIXES, render
     from forgetting.reporting.runs import RunFolders
-    from forgetting.reporting.spec import load_spec
+    from forgetting.reporting.spec_file import load_spec
 
     outputs = [Path(output) for output in options.output or []]
     if options.format and len(outputs) > 1:

@@ -15,7 +15,7 @@ from typing import Any
 from forgetting.errors import UserError
 from forgetting.paths import CONFIGS
 from forgetting.reporting.runs import RunFolders
-from forgetting.reporting.spec import load_spec
+from forgetting.reporting.spec_file import load_spec
 from forgetting.run import read_yaml
 
 STAGES = ("prepare", "reference", "score", "fit", "evaluate", "evaluate_base")
