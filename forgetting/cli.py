@@ -38,6 +38,7 @@ EXPECTED_WARNINGS = (
     "Using ModelCheckpoint with manual optimization",  # a checkpoint after the optimiser's step is what we want
     "Checkpoint directory .* exists and is not empty",  # a resumed run finds its own
     "You're resuming from a checkpoint that ended before the epoch ended",  # StepSampler knows where the run stands
+    "Total length of `DataLoader` across ranks is zero",  # a score store that lacks nothing
     ".*is_gradient_checkpointing. is deprecated.*",  # PEFT asks transformers by an old name
     ".*LeafSpec.*is deprecated.*",  # Lightning 2.6 with torch 2.13
 )
@@ -61,13 +62,22 @@ def usage() -> str:
 
 
 def config_files(arguments: Sequence[str]) -> list[Path]:
-    """The files given with `--config`, in order."""
-    files = []
+    """The files given with `--config`, in order.
+
+    Raises:
+        UserError: One comes after an override, which it would override in turn.
+    """
+    files, overridden = [], False
     for place, argument in enumerate(arguments):
         if argument in ("--config", "-c") and place + 1 < len(arguments):
             files.append(Path(arguments[place + 1]))
         elif argument.startswith("--config="):
             files.append(Path(argument.removeprefix("--config=")))
+        elif argument.startswith("-c") and not argument.startswith("--"):
+            files.append(Path(argument[2:].removeprefix("=")))
+        if files and overridden and argument.split("=", 1)[0] in ("--config", "-c"):
+            raise UserError(f"{files[-1]} comes after an override: give every --config before the overrides.")
+        overridden = overridden or (argument.startswith("--") and argument.split("=", 1)[0] != "--config")
     return files
 
 
@@ -78,6 +88,8 @@ def base_files(arguments: Sequence[str]) -> list[Path]:
         UserError: A file is missing or not YAML, or there is no such base.
     """
     files = [CONFIGS / "paper.yaml"]
+    if any(argument.split("=", 1)[0] == "--base" for argument in arguments):
+        raise UserError("A base is named by the experiment: write `base: lab` at the top of its file.")
     names = [content["base"] for content in map(read_yaml, config_files(arguments)) if content.get("base")]
     if names and names[-1] != "paper":
         file = CONFIGS / f"{names[-1]}.yaml"

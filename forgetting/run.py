@@ -17,7 +17,7 @@ from forgetting.errors import UserError
 from forgetting.paths import EXPERIMENTS
 
 EXECUTION = {
-    "model": {"activation_checkpointing", "attention", "compile", "seed", "adapter"},
+    "model": {"activation_checkpointing", "attention", "compile", "seed"},
     "data": {"corpora", "micro_batch_tokens", "num_workers", "shard_size", "seed", "backbone", "revision"},
 }
 """Settings that say where and how a run is computed, not what."""
@@ -109,6 +109,8 @@ def variant(overlays: list[tuple[str, dict[str, Any]]], overrides: dict[str, Any
 
 
 def _slug(value: Any) -> str:
+    if isinstance(value, (int, float)):
+        return repr(value).replace("+", "")
     text = str(value) if not isinstance(value, (dict, list)) else hash_content(value)[:8]
     return re.sub(r"[^A-Za-z0-9.,_-]+", "-", text).strip("-") or "none"
 

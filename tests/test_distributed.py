@@ -95,7 +95,7 @@ def assert_same_adapter(folder: Path, expected: Path, run: str) -> None:
     ours, theirs = load_file(folder / file), load_file(expected / file)
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
-        torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-5)
 
 
 def assert_same_scores(folder: Path, expected: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 import yaml
 from conftest import write_backbone
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from forgetting.cli import main
@@ -252,6 +252,15 @@ def test_errors_come_before_training_and_leave_nothing(work, options, message):
         (["--model.backbone", "someone/unheard-of"], "someone/unheard-of is not in the local cache and HF_HUB_OFFLINE"),
         (["--model.four_bit", "true"], "needs a CUDA device"),
         (["--trainer.precision", "bf16-true"], "would round the adapter"),
+        (["--trainer.gradient_clip_val", "1.0"], "set model.gradient_clip"),
+        (["--trainer.accumulate_grad_batches", "4"], "set data.batch_size"),
+        (["--trainer.limit_train_batches", "3"], "set trainer.max_steps"),
+        (["--trainer.overfit_batches", "2"], "data.corpus.num_train"),
+        (["--trainer.use_distributed_sampler", "true"], "must be false"),
+        (["--trainer.max_epochs", "-1"], "need an end"),
+        (["--seed_everything", "-1"], "must be 0 or more"),
+        (["--base", "lab"], "named by the experiment"),
+        (["--data.batch_size", "6", "--config", "experiments/tiny/full.yaml"], "comes after an override"),
         (["--data.batch_size", "0"], "data.batch_size is 0"),
     ],
 )
@@ -259,6 +268,83 @@ def test_errors_of_the_model_come_before_training_and_leave_nothing(work, option
     with pytest.raises(UserError, match=message):
         fit("full", *options)
     assert {path.name for path in Path("runs/tiny").iterdir()} == {"reference"}
+
+
+def test_a_run_that_ends_early_says_so_and_goes_on(work):
+    with pytest.raises(UserError, match=r"stopped at step \d of 7"):
+        fit("full", "--trainer.max_time", "00:00:00:00")
+    (folder,) = Path("runs/tiny").glob("full@*/seed-0")
+    assert not (folder / "adapter").exists()
+
+
+@pytest.mark.slow
+def test_a_terminated_run_fails(work):
+    command = [sys.executable, "-m", "forgetting", "fit", "--config", "experiments/tiny/full.yaml"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not Path("runs/tiny/full/seed-0/checkpoints/last.ckpt").is_file():
+        time.sleep(0.001)
+        assert process.poll() is None
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    fit("full")
+
+
+def test_a_damaged_checkpoint_is_named(work):
+    fit("full")
+    shutil.rmtree("runs/tiny/full/seed-0/adapter")
+    checkpoint = Path("runs/tiny/full/seed-0/checkpoints/last.ckpt")
+    for damaged in (checkpoint.read_bytes()[:-1000], b""):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"last.ckpt cannot be read.*Remove it"):
+            fit("full")
+
+
+def test_what_a_reference_was_trained_on_is_what_it_scores(work):
+    shutil.rmtree("runs/tiny/reference/seed-0/scores")
+    Path("source.jsonl").write_text(Path("source.jsonl").read_text().replace("It is", "That makes"))
+    with pytest.raises(UserError, match="made from another corpus"):
+        main(["score", "--config", "experiments/tiny/reference.yaml"])
+
+
+def test_scores_of_another_adapter_or_precision_are_refused(work):
+    options = ["score", "--config", "experiments/tiny/reference.yaml"]
+    main(options)  # complete: nothing to do
+    (Path("runs/tiny/reference/seed-0/scores") / "train/shard-00000.arrow").unlink()
+    with pytest.raises(UserError, match="adapter or precision"):
+        main([*options, "--trainer.precision", "bf16-mixed"])
+    main(options)
+    weights = Path("runs/tiny/reference/seed-0/adapter/adapter_model.safetensors")
+    tensors = load_file(weights)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, weights)
+    with pytest.raises(UserError, match="adapter or precision"):
+        main(options)
+    with pytest.raises(UserError, match="another adapter than the one beside it"):
+        fit("ignoring")
+
+
+def test_a_reference_that_was_edited_since_is_refused(work):
+    file = Path("experiments/tiny/reference.yaml")
+    file.write_text(file.read_text().replace("rank: 4", "rank: 2"))
+    with pytest.raises(UserError, match=r"model.lora.rank: 4 there, 2 now"):
+        fit("forgetting")
+
+
+def test_starting_from_an_adapter_is_another_run(work):
+    fit("full", "--model.adapter", "runs/tiny/reference/seed-0/adapter")
+    (run,) = Path("runs/tiny").glob("full@adapter=*/seed-0")
+    assert json.loads((run / "provenance.json").read_text())["inputs"]["adapter"]
+
+
+def test_an_empty_split_is_refused(work):
+    with pytest.raises(UserError, match="no reference examples"):
+        main(["fit", "--config", "experiments/tiny/reference.yaml", "--data.corpus.num_reference", "0"])
+
+
+def test_a_side_that_d_val_does_not_have_is_not_logged(work):
+    fit("forgetting", "--data.forget_fraction", "0.0")
+    main(["validate", "--config", "experiments/tiny/forgetting.yaml", "--data.forget_fraction", "0.0"])
+    held_out = json.loads(Path("runs/tiny/forgetting@forget_fraction=0.0/seed-0/validation.json").read_text())
+    assert set(held_out) == {"validation/nll", "validation/nll_positive"}
 
 
 def test_a_target_list_that_matches_in_part_is_reported(work, capsys):

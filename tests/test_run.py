@@ -91,6 +91,11 @@ def test_the_command_that_makes_the_reference_takes_what_concerns_it(experiments
     )
 
 
+def test_numbers_keep_their_sign_in_a_name(experiments):
+    assert naming("--data.threshold=-0.5").run_id.endswith("@threshold=-0.5")
+    assert naming("--data.threshold=1e38").run_id.endswith("@threshold=1e38")
+
+
 def test_experiment_ids_follow_the_folder():
     assert experiment_id(Path("/a/experiments/table9/x/y.yaml")) == "table9/x/y"
     assert experiment_id(Path("mine.yaml")) == "mine"

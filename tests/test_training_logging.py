@@ -27,16 +27,16 @@ def test_a_resumed_run_keeps_what_came_before_and_logs_the_rest_again(tmp_path):
     log = MetricsFile(tmp_path / "metrics.csv")
     for step in range(5):
         log.log_metrics({"loss": float(step)}, step)
-    log.save()
+    log.write()
     resumed = MetricsFile(log.path)
     resumed.start_at(3)
     resumed.log_metrics({"loss": 30.0}, 3)
-    resumed.save()
+    resumed.write()
     assert [row["loss"] for row in rows(log.path)] == ["0.0", "1.0", "2.0", "30.0"]
     fresh = MetricsFile(log.path)
     fresh.start_at(0)
     fresh.log_metrics({"loss": 9.0}, 0)
-    fresh.save()
+    fresh.write()
     assert [row["loss"] for row in rows(log.path)] == ["9.0"]
 
 

@@ -53,6 +53,8 @@ def load_backbone(
     model = _explained(
         lambda: AutoModelForCausalLM.from_pretrained(_place(backbone), revision=revision, **options), backbone, revision
     )
+    if model.config.is_encoder_decoder:
+        raise UserError(f"{backbone} is an encoder with a decoder; a causal language model was expected.")
     return model.requires_grad_(False)
 
 
@@ -107,7 +109,7 @@ def _explained(load: Any, backbone: str, revision: str | None) -> Any:
     at = f" at revision {revision}" if revision else ""
     try:
         return load()
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         cause: BaseException | None = error
         chain: list[BaseException] = []
         while cause is not None:

@@ -75,9 +75,17 @@ class LanguageModel(nn.Module):
         input_ids = torch.tensor([[0, 1, 2]], device=device) % self.causal_lm.config.get_text_config().vocab_size
         response_mask = torch.tensor([[False, True, True]], device=device)
         ours = self(MicroBatch(input_ids, response_mask))
+        other = input_ids.clone()
+        other[0, -1] = 3 % self.causal_lm.config.get_text_config().vocab_size
+        changed = self(MicroBatch(other, response_mask))
         logits = self.causal_lm(input_ids=input_ids, use_cache=False).logits[0, :-1]
         theirs = nn.functional.cross_entropy(logits.to(ours.dtype), input_ids[0, 1:], reduction="none")
         self.model.train(training)
+        if not torch.allclose(ours[0], changed[0], rtol=2e-2, atol=2e-2):
+            raise UserError(
+                f"{type(self.causal_lm).__name__} is not causal: another last token changes the nll of an earlier one "
+                f"({ours[0].item()} to {changed[0].item()})."
+            )
         if not torch.allclose(ours, theirs, rtol=2e-2, atol=2e-2):
             raise UserError(
                 f"{type(self.causal_lm).__name__} does something to its logits after the head that is not known here "

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
+from forgetting.artifacts import hash_content, hash_file
 from forgetting.errors import UserError
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -69,7 +70,10 @@ def add_lora(backbone: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = get_peft_model(backbone, configuration, autocast_adapter_dtype=True)
+        try:
+            model = get_peft_model(backbone, configuration, autocast_adapter_dtype=True)
+        except ValueError as error:
+            raise UserError(f"LoRA cannot be put on {backbone.name_or_path}: {error}") from error
     assert isinstance(model, PeftModel)
     return model
 
@@ -87,6 +91,12 @@ def load_lora(backbone: PreTrainedModel, folder: Path, trainable: bool = False) 
         return PeftModel.from_pretrained(backbone, str(folder), is_trainable=trainable, autocast_adapter_dtype=True)
     except (RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(f"The adapter in {folder} does not fit {backbone.name_or_path}: {error}") from error
+
+
+def adapter_hash(folder: Path) -> str:
+    """Hash of a PEFT folder: its configuration and its weights."""
+    files = ("adapter_config.json", "adapter_model.safetensors")
+    return hash_content([[name, hash_file(folder / name)] for name in files])
 
 
 def default_targets(backbone: nn.Module) -> list[str] | str:

@@ -38,6 +38,8 @@ class Selection:
 
     def __post_init__(self) -> None:
         rho = self.positive_fraction
+        if self.threshold is not None and not np.isfinite(self.threshold):
+            raise UserError(f"data.threshold is {self.threshold}; a finite number was expected.")
         if rho == "all":
             if self.forget_fraction is not None or self.threshold is not None:
                 raise UserError(

@@ -60,6 +60,12 @@ def write_shard(
         nll_base: Base model's nll of each response token, in nats.
         nll_reference: The reference's.
     """
+    for name, values in (("base", nll_base), ("reference", nll_reference)):
+        if np.isnan(values).any():
+            raise UserError(
+                f"The {name} model gives nll that is not a number in examples {shard.first} to {shard.last - 1} of "
+                f"{shard.split}. Nothing of them was written; score in float32 or bfloat16."
+            )
     offsets = pa.array(np.concatenate([[0], np.cumsum(num_targets)]).astype(np.int64))
     columns = [
         pa.LargeListArray.from_arrays(offsets, pa.array(values.astype(np.float32)))
@@ -93,7 +99,7 @@ def has_shard(folder: Path, shard: ShardRange, identity: dict[str, Any]) -> bool
         return False
     if metadata.get(b"identity") != hash_content(identity).encode():
         raise UserError(
-            f"{folder} holds scores made from another corpus, tokenizer, base or adapter than those of this "
+            f"{folder} holds scores made from another corpus, tokenizer, base, adapter or precision than those of this "
             "configuration. Remove the folder to score again, or give another one as data.store."
         )
     return metadata.get(b"range") == f"{shard.split}:{shard.first}:{shard.last}".encode()

@@ -11,6 +11,7 @@ from forgetting.corpus.prepare import Corpus, prepare_corpus
 from forgetting.corpus.tokens import TokenizedCorpus, TokenizedSplit, tokenize_corpus, tokenizer_hash
 from forgetting.errors import UserError
 from forgetting.model.backbone import backbone_identity, load_configuration, load_tokenizer
+from forgetting.model.lora import adapter_hash
 from forgetting.scores.scoring import ScoringDataset, ShardWork
 from forgetting.scores.selection import Granularity, Selection, Sides
 from forgetting.scores.store import ScoreStore, ShardRange, has_shard, shard_ranges
@@ -110,6 +111,8 @@ class ForgettingData(LightningDataModule):
         self._tokenizer_hash = ""
         self.num_token_ids = 0
         self.store_identity: dict[str, Any] = {}
+        self.pending: list[ShardRange] = []
+        self.validation_sides = (0, 0)
 
     def open_corpus(self) -> tuple[Corpus, TokenizedCorpus]:
         """The corpus and its tokens, made where they do not exist yet."""
@@ -131,10 +134,22 @@ class ForgettingData(LightningDataModule):
         """
         self.corpus, self._tokens = self.open_corpus()
         self._check_backbone()
+        if stage == "fit" and len(self.tokens.split(self.train_split)) == 0:
+            raise UserError(
+                f"There is nothing to train on: the corpus has no {self.train_split} examples. Raise "
+                f"data.corpus.num_{self.train_split}."
+            )
         if stage == "predict":
             module = self.trainer.lightning_module if self.trainer else None
             assert module is not None, "scoring needs a trainer"
-            self.store_identity = {**self.identity(), "adapter": module.adapter_hash}
+            self.store_identity = {
+                **self.identity(), "adapter": module.adapter_hash, "dtype": module.dtype_name,
+                "four_bit": module.four_bit, "precision": self.trainer.precision,  # type: ignore[union-attr]
+            }  # fmt: skip
+            # Before any rank writes: all must come to the same list.
+            folder = self.store_folder
+            assert folder is not None, "scoring needs data.store"
+            self.pending = [shard for shard in self.shards() if not has_shard(folder, shard, self.store_identity)]
         elif self.selection.positive_fraction != "all":
             self.store = self._matching_store()
             self.sides = self.store.sides(self.selection)
@@ -148,7 +163,7 @@ class ForgettingData(LightningDataModule):
     def _check_backbone(self) -> None:
         """Refuse sequences longer than the backbone's positions and tokens that its embedding has no row for."""
         config = load_configuration(self.backbone, self.revision).get_text_config()
-        splits = [self.tokens.split(name) for name in (self.train_split, "validation")]
+        splits = [self.tokens.split(name) for name in {self.train_split, *SCORED}]
         longest = max((int(split.lengths.max()) for split in splits if len(split)), default=0)
         positions = getattr(config, "max_position_embeddings", None)
         if positions is not None and longest > positions:
@@ -190,6 +205,12 @@ class ForgettingData(LightningDataModule):
                     f"The score store {store.folder} belongs to another {names[key]}: it was made with {theirs}, this "
                     f"experiment has {ours}. Make the right one with\n  {self.score_command}"
                 )
+        trained = store.folder.parent / "adapter"  # where the store lies in the run of its reference
+        if trained.is_dir() and adapter_hash(trained) != store.identity["adapter"]:
+            raise UserError(
+                f"The score store {store.folder} was made with another adapter than the one beside it. Remove it "
+                f"and score again with\n  {self.score_command}"
+            )
         return store
 
     def side_masks(self, split: TokenizedSplit) -> SideMasks:
@@ -225,6 +246,8 @@ class ForgettingData(LightningDataModule):
             return []
         rank, num_ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         steps = StepDataset(split, self.side_masks(split), self.token_budget)
+        masks = [steps.side_masks(i) for i in range(len(split))] if self.store is not None else []
+        self.validation_sides = tuple(sum(int(m[side].sum()) for m in masks) for side in (0, 1))
         groups = share_out(split.lengths, self.token_budget, num_ranks)[rank]
         return DataLoader(SidedBatches(steps, groups), batch_size=None, num_workers=self.num_workers)
 
@@ -234,10 +257,7 @@ class ForgettingData(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[ShardWork]:
         """The shards that the store still lacks (the command `score`)."""
-        assert self.store_folder is not None, "scoring needs data.store"
-        folder = self.store_folder
         splits = {name: self.tokens.split(name) for name in SCORED}
-        pending = [shard for shard in self.shards() if not has_shard(folder, shard, self.store_identity)]
         rank, num_ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        dataset = ScoringDataset(splits, pending, self.token_budget, rank, num_ranks)
+        dataset = ScoringDataset(splits, self.pending, self.token_budget, rank, num_ranks)
         return DataLoader(dataset, batch_size=None, num_workers=self.num_workers)

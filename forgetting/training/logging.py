@@ -58,11 +58,15 @@ class MetricsFile(Logger):
         else:
             rows.append({"step": number, **values})
         self._pending += 1
-        if self._pending >= 50:
-            self.save()
 
     @rank_zero_only
     def save(self) -> None:
+        """Called after every step: write now and then."""
+        if self._pending >= 50:
+            self.write()
+
+    @rank_zero_only
+    def write(self) -> None:
         """Write the file whole: columns may have come, and a file is complete or the old one."""
         if not self._rows or not self._pending:
             return
@@ -79,7 +83,7 @@ class MetricsFile(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write what is not written yet."""
-        self.save()
+        self.write()
 
 
 def wandb_logger(settings: dict[str, Any], run_id: str, seed: int, folder: Path) -> WandbLogger:

@@ -14,11 +14,10 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from transformers import get_linear_schedule_with_warmup
 
-from forgetting.artifacts import hash_content, hash_file
 from forgetting.errors import UserError
 from forgetting.model.backbone import DType, load_backbone
 from forgetting.model.language_model import LanguageModel
-from forgetting.model.lora import Lora, add_lora, load_lora, unmatched_targets
+from forgetting.model.lora import Lora, adapter_hash, add_lora, load_lora, unmatched_targets
 from forgetting.model.sharding import shard_model
 from forgetting.scores.scoring import ShardScores, ShardWork, score_shard
 from forgetting.training.objectives import Objective
@@ -108,7 +107,9 @@ class FineTuner(LightningModule):
         else:
             model = add_lora(backbone, self.lora, self.seed)
         if self.activation_checkpointing:
-            backbone.gradient_checkpointing_enable({"use_reentrant": False})
+            # Older transformers know it by its old name alone, newer ones warn of that.
+            enable = getattr(backbone, "activation_checkpointing_enable", backbone.gradient_checkpointing_enable)
+            enable({"use_reentrant": False})
         language_model = LanguageModel(model)
         if self.compile_decoder:
             language_model.decoder.compile(dynamic=True)
@@ -127,10 +128,7 @@ class FineTuner(LightningModule):
     @property
     def adapter_hash(self) -> str | None:
         """Hash of the adapter that was loaded from a folder."""
-        if self.adapter is None:
-            return None
-        files = ("adapter_config.json", "adapter_model.safetensors")
-        return hash_content([[name, hash_file(self.adapter / name)] for name in files])
+        return None if self.adapter is None else adapter_hash(self.adapter)
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -213,17 +211,16 @@ class FineTuner(LightningModule):
         """Held-out nll of all response tokens, and by side where D_val is scored: the paper's claim to regularise."""
         nll = self.language_model(batch.inputs)
         sides = {"nll": torch.ones_like(batch.positive_mask)}
-        if self._has_sides():
-            sides |= {"nll_positive": batch.positive_mask, "nll_negative": batch.negative_mask}
+        # Of a side that D_val does not have there is no mean. The counts are those of all ranks.
+        num_positive, num_negative = self.trainer.datamodule.validation_sides  # type: ignore[attr-defined]
+        sides |= {"nll_positive": batch.positive_mask} if num_positive else {}
+        sides |= {"nll_negative": batch.negative_mask} if num_negative else {}
         for name, mask in sides.items():
             metric = self.held_out[name]
             assert isinstance(metric, MeanMetric)
             count = mask.sum()
             metric.update(nll[mask].double().sum() / count.clamp(min=1), weight=count)
             self.log(f"validation/{name}", metric, batch_size=1)
-
-    def _has_sides(self) -> bool:
-        return getattr(self.trainer.datamodule, "store", None) is not None  # type: ignore[attr-defined]
 
     def predict_step(self, work: ShardWork, batch_idx: int) -> ShardScores | None:
         """Both models' nll over a shard."""

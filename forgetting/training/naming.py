@@ -44,6 +44,7 @@ class Naming:
         if self.run_id == name:
             self.run_id = with_variant(name, variant(overlays, overrides))
         self.reference_id = self._reference(final, name, overlays, overrides)
+        self.reference_computed = self._reference_computed("data.reference" in overrides)
 
     def _config(self, files: list[Path], overrides: list[str]) -> dict[str, Any]:
         command = self.arguments[0]
@@ -67,23 +68,33 @@ class Naming:
         relevant = [(overlay, _meaningful(changed)) for overlay, changed in overlays]
         return with_variant(base, variant(relevant, _meaningful(overrides)))
 
+    def _reference_computed(self, explicit: bool) -> dict[str, Any] | None:
+        """What the reference's experiment computes by its file as it is now; None where more than the file says it."""
+        file = self._reference_file()
+        if self.reference_id is None or "@" in self.reference_id or explicit or self._saved or not file.is_file():
+            return None
+        return computed(self._config([file], []))
+
+    def _kept(self) -> list[str]:
+        return [o for o in self._overrides if not _concerns_method_only(o)]
+
+    def _reference_file(self) -> Path:
+        reference = self._first["data"]["reference"]
+        if not self.files:
+            return Path(EXPERIMENTS) / "reference.yaml"
+        if reference and EXPERIMENTS in self.files[0].parts:
+            parts = self.files[0].parts
+            return Path(*parts[: parts.index(EXPERIMENTS) + 1]) / f"{reference.split('@')[0]}.yaml"
+        return self.files[0].parent / "reference.yaml"
+
     def command(self, command: str) -> str:
         """The command line of another command on the same run."""
         return shlex.join(["python", "-m", "forgetting", command, *self.arguments[1:]])
 
     def command_for_reference(self, command: str) -> str:
         """The command line of a command on the reference that this run needs."""
-        reference = self._first["data"]["reference"]
-        if not self.files:
-            file = Path(EXPERIMENTS) / "reference.yaml"
-        elif reference and EXPERIMENTS in self.files[0].parts:
-            parts = self.files[0].parts
-            file = Path(*parts[: parts.index(EXPERIMENTS) + 1]) / f"{reference.split('@')[0]}.yaml"
-        else:
-            file = self.files[0].parent / "reference.yaml"
-        kept = [o for o in self._overrides if not _concerns_method_only(o)]
-        files = [part for path in [file, *self.files[1:]] for part in ("--config", str(path))]
-        return shlex.join(["python", "-m", "forgetting", command, *files, *kept])
+        files = [part for path in [self._reference_file(), *self.files[1:]] for part in ("--config", str(path))]
+        return shlex.join(["python", "-m", "forgetting", command, *files, *self._kept()])
 
 
 def _meaningful(changed: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +109,7 @@ def _meaningful(changed: dict[str, Any]) -> dict[str, Any]:
 
 def _concerns_method_only(override: str) -> bool:
     key = override.removeprefix("--").split("=", 1)[0]
-    return not _meaningful({key: None}) or key in ("seed_everything", "ckpt_path")
+    return not _meaningful({key: None}) or key in ("seed_everything", "ckpt_path", "run.id")
 
 
 def _overrides(options: list[str]) -> list[str]:

@@ -1,12 +1,19 @@
 """LightningCLI for the commands that need a Trainer: links, run folders, resuming."""
 
+import pickle
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import forgetting.training.objectives  # noqa: F401 - so that objectives can be named without their module
 from forgetting.artifacts import write_json
@@ -16,7 +23,9 @@ from forgetting.training.data import ForgettingData
 from forgetting.training.logging import MetricsFile, wandb_logger
 from forgetting.training.module import FineTuner
 from forgetting.training.naming import Naming
-from forgetting.training.records import CostRecord, RunRecord, is_closed
+from forgetting.training.provenance import InputCheck
+from forgetting.training.records import CostRecord, RunRecord
+from forgetting.training.refusals import refuse_settings
 from forgetting.training.trainer import Trainer
 
 
@@ -75,13 +84,16 @@ class PipelineCLI(LightningCLI):
         self.config = parser.parse_args(self.arguments)
         self.command: str = self.config.subcommand
         config: Namespace = self.config[self.command]
+        refuse_settings(config.as_dict(), self.command)
         config.seed_everything = config.model.seed
         self.naming = Naming(parser, self.arguments)
         settings = config.run
         reference = self.naming.reference_id
         config.run.id, config.data.reference = self.naming.run_id, reference
         # Written before the store's place is filled in: a saved configuration finds it by the reference's name.
-        self.config_text = self._parser(self.command).dump(config, skip_unset=False, skip_validation=True)
+        saved = config.clone()
+        saved.pop("ckpt_path", None)  # where this launch goes on is not part of what the run is
+        self.config_text = self._parser(self.command).dump(saved, skip_unset=False, skip_validation=True)
         plain = yaml.safe_load(self.config_text)
         root = Path(settings.root)
         self.run = Run(
@@ -92,8 +104,17 @@ class PipelineCLI(LightningCLI):
         elif config.data.store is None and reference is not None:
             config.data.store = root / reference / f"seed-{config.data.reference_seed}" / "scores"
         self.run.refuse_another()
+        if reference is not None:
+            self._refuse_edited_reference(root / reference / f"seed-{config.data.reference_seed}")
         if self.command != "fit":
             config.model.adapter = self._trained_adapter(config)
+
+    def _refuse_edited_reference(self, folder: Path) -> None:
+        """A reference whose experiment was edited since it was trained is not the one that this run names."""
+        now = self.naming.reference_computed
+        if now is None or not (folder / "provenance.json").is_file():
+            return
+        Run(str(folder), 0, now, folder).refuse_another()
 
     def _trained_adapter(self, config: Namespace) -> Path:
         if self.command == "score" and config.data.split != "reference":
@@ -127,6 +148,8 @@ class PipelineCLI(LightningCLI):
                     every_n_train_steps=settings.checkpoint_every_n_steps, enable_version_counter=False,
                 ),
             ]  # fmt: skip
+        else:
+            callbacks.append(InputCheck(self.run))
         self.trainer_defaults = {"callbacks": callbacks}
         own = self._get(self.config_init, "trainer").get("logger")
         if own not in (None, True, False):
@@ -150,11 +173,23 @@ class PipelineCLI(LightningCLI):
             ckpt_path = str(self.run.checkpoint) if ckpt_path == "last" else ckpt_path
             if not Path(ckpt_path).is_file():
                 raise UserError(f"There is no checkpoint {ckpt_path} to go on from; leave --ckpt_path out to begin.")
+        if getattr(self.trainer.strategy, "_save_distributed_checkpoint", False):
+            raise UserError(
+                "ModelParallelStrategy would write checkpoints that are folders: set its save_distributed_checkpoint "
+                "to false. A checkpoint holds the adapter alone and is small."
+            )
         if ckpt_path is not None:
+            _refuse_damaged(Path(ckpt_path))
             print(f"going on from {ckpt_path}")
-        self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True, **options)
+        with _terminated_means_failed():
+            self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True, **options)
         if self.trainer.interrupted:
             raise KeyboardInterrupt
+        if self.trainer.global_step < model.total_steps:
+            raise UserError(
+                f"Training stopped at step {self.trainer.global_step} of {model.total_steps}: there is no adapter. Run "
+                f"the same command to go on from {self.run.checkpoint}, if it was reached."
+            )
 
     def validate(self, model: FineTuner, datamodule: ForgettingData, **options: Any) -> None:
         """Held-out nll, printed and written to validation.json."""
@@ -164,11 +199,29 @@ class PipelineCLI(LightningCLI):
 
     def score(self, model: FineTuner, datamodule: ForgettingData, **options: Any) -> None:
         """Score what the store lacks."""
-        if is_closed(self.run.scores):
-            print(f"{self.run.scores} is complete.")
-            return
         assert isinstance(self.trainer, Trainer)
-        self.trainer.score(model, datamodule=datamodule, **options)
+        with _terminated_means_failed():
+            self.trainer.score(model, datamodule=datamodule, **options)
         if self.trainer.is_global_zero:
             self.cost.write(self.trainer)
             print(f"scores in {self.run.scores}")
+
+
+@contextmanager
+def _terminated_means_failed() -> Iterator[None]:
+    """Lightning ends quietly on SIGTERM, with status 0; whoever waits for the run must see that it did not finish."""
+    try:
+        yield
+    except SIGTERMException:
+        sys.exit(128 + signal.SIGTERM)
+
+
+def _refuse_damaged(checkpoint: Path) -> None:
+    """Refuse a checkpoint that cannot be read, by name."""
+    try:
+        torch.load(checkpoint, weights_only=True, map_location="cpu")
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"The checkpoint {checkpoint} cannot be read ({type(error).__name__}): it may be cut short. Remove it to "
+            "begin the run anew."
+        ) from error

@@ -1,12 +1,10 @@
 """What a run leaves in its folder: where it came from, what it cost, its adapter, its scores."""
 
-import json
 import platform
 import resource
 import shutil
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +16,15 @@ from peft import PeftModel
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from forgetting.artifacts import read_json, write_json
-from forgetting.errors import UserError
 from forgetting.model.backbone import backbone_identity
 from forgetting.run import Run
 from forgetting.scores.scoring import ShardScores, ShardWork
-from forgetting.scores.store import MANIFEST, close_store, write_shard
+from forgetting.scores.store import close_store, write_shard
 from forgetting.training.data import ForgettingData
+from forgetting.training.estimate import estimate
 from forgetting.training.logging import MetricsFile
 from forgetting.training.module import FineTuner
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes the numbers."""
-    names = ("forgetting", "torch", "lightning", "transformers", "peft", "datasets")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+from forgetting.training.provenance import provenance, refuse_other_inputs, versions
 
 
 def device_name(device: torch.device) -> str:
@@ -103,12 +96,14 @@ class RunRecord(Callback):
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Everything is loaded and nothing is trained yet: say what this run is made from."""
         assert isinstance(pl_module, FineTuner)
-        provenance = self._provenance(trainer, pl_module)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, ForgettingData)
+        made_from = provenance(self.run, data, pl_module)
+        refuse_other_inputs(self.run, made_from["inputs"], trainer)
         if trainer.is_global_zero:
-            self._refuse_other_inputs(provenance)
             self.run.folder.mkdir(parents=True, exist_ok=True)
             (self.run.folder / "fit.yaml").write_text(self.config_text, encoding="utf-8")
-            write_json(self.run.provenance_file, provenance)
+            write_json(self.run.provenance_file, made_from)
             for logger in trainer.loggers:
                 logger.log_hyperparams(yaml.safe_load(self.config_text))
             print(preflight(trainer, pl_module), flush=True)
@@ -116,6 +111,12 @@ class RunRecord(Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """The checkpoint, if any, is restored by now."""
         self.metrics.start_at(trainer.global_step)
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """What was logged up to a checkpoint is on disk when the checkpoint is."""
+        self.metrics.write()
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save the adapter as a plain PEFT folder."""
@@ -125,38 +126,6 @@ class RunRecord(Callback):
         save_adapter(pl_module, self.run.adapter, trainer.is_global_zero)
         if trainer.is_global_zero:
             self.cost.write(trainer)
-
-    def _provenance(self, trainer: lightning.Trainer, module: FineTuner) -> dict[str, Any]:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, ForgettingData)
-        store = data.store
-        return {
-            "format": 1, "id": self.run.id, "seed": self.run.seed, "config_hash": self.run.config_hash,
-            "computed": self.run.computed,
-            "inputs": {
-                "corpus": data.corpus.content_hash, "tokens": data.tokens.content_hash,
-                "base": backbone_identity(module.backbone, module.revision),
-                "store": None if store is None else store.hash,
-                "reference": None if store is None else store.identity["adapter"],
-            },
-            "sides": None if data.sides is None else {
-                "num_positive": data.sides.num_positive, "num_negative": data.sides.num_negative,
-            },
-            "unmatched_targets": module.unmatched_targets,
-            "versions": versions(),
-        }  # fmt: skip
-
-    def _refuse_other_inputs(self, provenance: dict[str, Any]) -> None:
-        if not self.run.provenance_file.is_file():
-            return
-        before = read_json(self.run.provenance_file)["inputs"]
-        for name, now in provenance["inputs"].items():
-            was = before[name]
-            if (was["hash"] != now["hash"]) if name == "base" else (was != now):
-                raise UserError(
-                    f"{self.run.folder} holds a run made from another {name} ({was} there, {now} now): going on would "
-                    "mix the two. Move the folder away, or give another --run.root."
-                )
 
 
 def preflight(trainer: lightning.Trainer, module: FineTuner) -> str:
@@ -173,6 +142,10 @@ def preflight(trainer: lightning.Trainer, module: FineTuner) -> str:
     if data.sides is not None:
         ranked = "sequences" if data.selection.granularity == "sequence" else "response tokens"
         lines.append(f"{data.sides.num_positive:,} {ranked} positive, {data.sides.num_negative:,} negative")
+    loader: Any = data.train_dataloader()
+    expected = estimate(trainer, module, loader.dataset[next(iter(loader.sampler))], data.token_budget)
+    if expected is not None:
+        lines.append(str(expected))
     if module.unmatched_targets:
         lines.append(f"LoRA targets that match no layer of this backbone: {', '.join(module.unmatched_targets)}")
     return "\n".join(lines)
@@ -217,16 +190,14 @@ class ScoreWriter(Callback):
             )  # fmt: skip
 
     def on_predict_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Close the store once every rank has written."""
+        """Every rank has written its shards."""
         trainer.strategy.barrier("scores")
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if trainer.is_global_zero:
-            record = {"dtype": pl_module.dtype_name, "precision": trainer.precision, "versions": versions(),
-                      "backbone": backbone_identity(data.backbone, data.revision)}  # fmt: skip
-            close_store(data.store_folder, data.store_identity, data.shards(), json.loads(json.dumps(record)))
-        trainer.strategy.barrier("manifest")
 
 
-def is_closed(store: Path) -> bool:
-    """Whether the store has a manifest."""
-    return (store / MANIFEST).is_file()
+def finish_store(trainer: lightning.Trainer, module: FineTuner, data: ForgettingData) -> None:
+    """Write the manifest of a store whose shards are all there; one process does."""
+    if not trainer.is_global_zero:
+        return
+    assert data.store_folder is not None
+    record = {"versions": versions(), "backbone": backbone_identity(data.backbone, data.revision)}
+    close_store(data.store_folder, data.store_identity, data.shards(), record)

@@ -1,13 +1,14 @@
-from lightning import LightningDataModule, LightningModule
 from lightning import Trainer as LightningTrainer
 
-from forgetting.training.records import ScoreWriter
+from forgetting.training.data import ForgettingData
+from forgetting.training.module import FineTuner
+from forgetting.training.records import ScoreWriter, finish_store
 
 
 class Trainer(LightningTrainer):
     """Lightning's Trainer, with one more thing to do: score."""
 
-    def score(self, model: LightningModule, datamodule: LightningDataModule | None = None) -> None:
+    def score(self, model: FineTuner, datamodule: ForgettingData) -> None:
         """Write base and reference nll of every response token of D_train (and D_val) into the score store.
 
         Shards that are there are kept, so an interrupted run is finished by running it again.
@@ -18,3 +19,4 @@ class Trainer(LightningTrainer):
         """
         self.callbacks.append(ScoreWriter())  # type: ignore[attr-defined]
         self.predict(model, datamodule=datamodule, return_predictions=False)
+        finish_store(self, model, datamodule)
