@@ -161,8 +161,14 @@ def test_sharding_through_the_trainer_ends_where_one_process_ends(alone, tmp_pat
     sharded = [
         "--trainer.strategy", "lightning.pytorch.strategies.ModelParallelStrategy", "--trainer.devices", num_ranks,
         "--trainer.strategy.data_parallel_size", num_ranks, "--trainer.strategy.tensor_parallel_size", "1",
+        "--trainer.strategy.save_distributed_checkpoint", "false",
     ]  # fmt: skip
-    forgetting(folder, "fit", "--config", REFERENCE, *sharded)
+    every_step = ["--run.checkpoint_every_n_steps", "1"]
+    forgetting(folder, "fit", "--config", REFERENCE, *sharded, *every_step)
+    assert_same_adapter(folder, alone, "reference")
+    # A run whose adapter was not written yet goes on from its checkpoint.
+    shutil.rmtree(folder / "runs/tiny/reference/seed-0/adapter")
+    assert "going on from" in forgetting(folder, "fit", "--config", REFERENCE, *sharded, *every_step)
     assert_same_adapter(folder, alone, "reference")
     forgetting(folder, "score", "--config", REFERENCE, *sharded)
     assert_same_scores(folder, alone)

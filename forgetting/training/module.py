@@ -235,11 +235,13 @@ class FineTuner(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the adapter alone: the backbone is frozen and named by its hash."""
         names = self.trainable()
-        checkpoint["state_dict"] = {name: checkpoint["state_dict"][name] for name in names}
+        state = checkpoint["state_dict"]  # gathered on the first rank where the model is sharded, empty elsewhere
+        checkpoint["state_dict"] = {name: state[name] for name in names} if state else {}
+        checkpoint["trained"] = sorted(names)  # sharded strategies take the state out before on_load_checkpoint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that lacks a part of the adapter, or holds what this adapter has not."""
-        found, expected = set(checkpoint["state_dict"]), set(self.trainable())
+        found, expected = set(checkpoint["trained"]), set(self.trainable())
         if found != expected:
             odd = sorted(found ^ expected)[:3]
             raise UserError(
