@@ -1,7 +1,10 @@
-"""The nll of each response token from its hidden state, in chunks, without the logits of more than one chunk.
+"""The nll of each response token from its hidden state, tile by tile: no more than one tile of the logits ever exists.
+
+A tile is some tokens by some of the vocabulary. Going along the vocabulary, the sum of exponentials is kept relative to
+the largest logit so far and rescaled when a larger one comes (Milakov and Gimelshein, 2018).
 
 A frozen head needs no gradient of its weight, so the gradient of a token's nll with respect to its hidden state,
-softmax(logits) · W − W[target], is made in the forward pass while the chunk's logits are at hand, and is only scaled in
+softmax(logits) · W − W[target], is made in the forward pass while the tile's logits are at hand, and is only scaled in
 the backward pass by what the objective sends to that token. So any function of the per-token nll can be trained, for
 one product with W forward, one for the gradient and none again.
 """
@@ -14,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**30}
-"""Size of a chunk's float32 logits: small on a CPU, where they should stay in cache, large on a GPU."""
+TILES = {"cpu": (1024, 2048), "cuda": (4096, 65_536)}
+"""Tokens and vocabulary entries of a tile, see docs/performance.md: in cache on a CPU, 1 GB of float32 on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +29,12 @@ class LogitTransform:
     cap: float | None = None
 
 
-def chunk_size(vocab_size: int, device: torch.device) -> int:
-    """Tokens a chunk, so that its logits fit the device's cache (CPU) or a modest share of its memory (GPU)."""
-    return max(32, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"]) // (4 * vocab_size))
-
-
 def token_nll(
     hidden: Float[Tensor, "tokens hidden"],
     targets: Int[Tensor, " tokens"],
     head: nn.Module,
     transform: LogitTransform = LogitTransform(),
-    chunk: int | None = None,
+    tile: tuple[int, int] | None = None,
 ) -> Float[Tensor, " tokens"]:
     """Negative log-likelihood of each target, ℓ of Taheri et al. (TMLR 2026), Eq. 3.
 
@@ -44,17 +42,18 @@ def token_nll(
         hidden: Hidden state that predicts each target.
         targets: Token ids.
         head: The LM head: a linear layer, tied or not, with or without bias. A frozen one takes the fast path; one
-            that is trained, wrapped or quantised is called as it is; its logits are made again in the backward pass.
+            that is trained, wrapped or quantised is called as it is, on as many tokens as fill a tile (256 at least);
+            its logits are made again in the backward pass.
         transform: What the model does to its logits after the head.
-        chunk: Tokens whose logits exist at once; by default what suits the device.
+        tile: Tokens and vocabulary entries whose logits exist at once; by default what suits the device.
 
     Returns:
         In nats, float32 (float64 for float64 hidden states).
     """
     weight = getattr(head, "weight", None)
-    chunk = chunk or chunk_size(_vocab_size(head), hidden.device)
+    tile = tile or TILES.get(hidden.device.type, TILES["cuda"])
     if type(head) is nn.Linear and isinstance(weight, Tensor) and not weight.requires_grad:
-        frozen = FrozenHead(weight, head.bias, transform, chunk)
+        frozen = FrozenHead(weight, head.bias, transform, tile)
         if torch.is_grad_enabled() and hidden.requires_grad:
             return _FrozenHeadNLL.apply(hidden, targets, frozen)
         return frozen.nll(hidden, targets)
@@ -66,22 +65,23 @@ def token_nll(
     def again_in_backward(h: Tensor, t: Tensor) -> Tensor:
         return checkpoint(piece, h, t, use_reentrant=False)
 
+    chunk = max(256, tile[0] * tile[1] // _vocab_size(head))
     run = again_in_backward if torch.is_grad_enabled() else piece
     return torch.cat([run(h, t) for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True)])
 
 
 @dataclass(frozen=True)
 class FrozenHead:
-    """A head whose weight is not trained, worked through in chunks, one after another in the same memory.
+    """A head whose weight is not trained, worked through tile by tile in the same memory.
 
-    Tensors made anew for each chunk would leave holes between small ones that last; on a CPU the holes add up to the
+    Tensors made anew for each tile would leave holes between small ones that last; on a CPU the holes add up to the
     size of all logits.
     """
 
     weight: Float[Tensor, "vocab hidden"]
     bias: Float[Tensor, " vocab"] | None
     transform: LogitTransform
-    chunk: int
+    tile: tuple[int, int]
 
     def nll(
         self,
@@ -90,43 +90,69 @@ class FrozenHead:
         gradient: Float[Tensor, "tokens hidden"] | None = None,
     ) -> Float[Tensor, " tokens"]:
         """The nll of each target; its gradient with respect to the hidden states is written into `gradient`."""
-        # The dtype in which autocast would compute; the weight is cast once, not once a chunk.
+        # The dtype in which autocast would compute; the weight is cast once, not once a tile.
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight.dtype
         exact = torch.float64 if dtype == torch.float64 else torch.float32
         weight = self.weight.to(dtype)
         bias = None if self.bias is None else self.bias.to(dtype)
-        rows = min(self.chunk, len(hidden))
-        product_memory = hidden.new_empty(rows, len(weight), dtype=dtype)
-        logits_memory = product_memory if dtype == exact else hidden.new_empty(rows, len(weight), dtype=exact)
         nll = hidden.new_empty(len(hidden), dtype=exact)
-        for first in range(0, len(hidden), self.chunk):
-            piece = slice(first, first + self.chunk)
+        # Pieces of equal size: a last one of few tokens would cost as much of the weight's way through the cache.
+        pieces = max(1, -(-len(hidden) // self.tile[0]))
+        rows, columns = max(1, -(-len(hidden) // pieces)), min(self.tile[1], len(weight))
+        product_memory = hidden.new_empty(rows * columns, dtype=dtype)
+        logits_memory = product_memory if dtype == exact else hidden.new_empty(rows * columns, dtype=exact)
+        for_gradient = (0 if gradient is None else rows), hidden.shape[1]
+        sums_memory = hidden.new_empty(for_gradient, dtype=exact)
+        target_memory = hidden.new_empty(for_gradient, dtype=dtype)
+        for start in range(0, len(hidden), rows):
+            piece = slice(start, start + rows)
             h, t = hidden[piece].to(dtype), targets[piece, None]
-            product, logits = product_memory[: len(h)], logits_memory[: len(h)]
-            if bias is None:
-                torch.mm(h, weight.T, out=product)
-            else:
-                torch.addmm(bias, h, weight.T, out=product)
-            if logits is not product:
-                logits.copy_(product)
-            slope = self._transform_in_place(logits, gradient is not None)
-            # One exponential serves both the nll and its gradient.
-            largest, at_target = logits.amax(dim=1, keepdim=True), logits.gather(1, t)
-            exponential = logits.sub_(largest).exp_()
-            total = exponential.sum(dim=1, keepdim=True)
+            largest = torch.full((len(h), 1), -torch.inf, dtype=exact, device=hidden.device)
+            others, at_target = torch.zeros_like(largest), torch.zeros_like(largest)
+            sums = None if gradient is None else sums_memory[: len(h)].zero_()
+            for first in range(0, len(weight), columns):
+                block = weight[first : first + columns]
+                shape = len(h), len(block)
+                product, logits = (m[: shape[0] * shape[1]].view(shape) for m in (product_memory, logits_memory))
+                if bias is None:
+                    torch.mm(h, block.T, out=product)
+                else:
+                    torch.addmm(bias[first : first + columns], h, block.T, out=product)
+                if logits is not product:
+                    logits.copy_(product)
+                slope = self._transform_in_place(logits, gradient is not None)
+                larger = torch.maximum(largest, logits.amax(dim=1, keepdim=True))
+                shrink = (largest - larger).exp_()
+                # The target stays out of the sums, so that a sure token's small gradient is no difference of two large
+                # numbers.
+                column = (t - first).clamp(0, len(block) - 1)
+                here, logit = column == t - first, logits.gather(1, column)
+                at_target = torch.where(here, logit, at_target)
+                logits.scatter_(1, column, logit.masked_fill(here, -torch.inf))
+                # One exponential serves both the nll and its gradient.
+                exponential = logits.sub_(larger).exp_()
+                others.mul_(shrink).add_(exponential.sum(dim=1, keepdim=True))
+                largest = larger
+                if sums is None:
+                    continue
+                # Σ exp(logit) · slope · W over the others: divided by the total, Σ softmax · slope · W.
+                if slope is not None:
+                    exponential.mul_(slope)
+                sums.mul_(shrink)
+                if logits is product:
+                    sums.addmm_(exponential, block)
+                else:
+                    sums.add_(product.copy_(exponential) @ block)
+            total = others + (at_target - largest).exp()
             nll[piece] = (total.log() + (largest - at_target))[:, 0]
-            if gradient is None:
-                continue
-            # With respect to the logits it is softmax − one-hot.
-            slopes = exponential.mul_(total.reciprocal()).scatter_add_(1, t, torch.full_like(total, -1.0))
-            if slope is not None:
-                slopes.mul_(slope)
-            if self.transform.scale != 1.0:
-                slopes.mul_(self.transform.scale)
-            if product is not logits:
-                product.copy_(slopes)
-            gradient[piece] = product @ weight
+            if gradient is not None and sums is not None:
+                # With respect to its own logit it is softmax − 1, minus the others' share.
+                if self.transform.cap is not None:
+                    others.mul_(1 - (at_target / self.transform.cap).square())
+                of_target = torch.index_select(weight, 0, t[:, 0], out=target_memory[: len(h)])
+                sums.addcmul_(of_target.to(exact), others, value=-1)
+                gradient[piece] = sums.mul_(self.transform.scale / total)
         return nll
 
     def _transform_in_place(self, logits: Tensor, with_slope: bool) -> Tensor | None:
