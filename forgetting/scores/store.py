@@ -194,12 +194,15 @@ class ScoredSplit:
 
     def __init__(self, name: str, paths: list[Path], firsts: list[int]) -> None:
         self.name = name
-        self._firsts = firsts
+        self._paths, self._firsts = paths, firsts
         self._tables = [pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0) for path in paths]
         self._offsets = [t.column("nll_base").offsets.to_numpy() for t in self._tables]
         sizes = [int(offsets[-1]) for offsets in self._offsets]
         self._positions = np.concatenate([[0], np.cumsum(sizes)])
         self.num_tokens = int(self._positions[-1])
+
+    def __reduce__(self) -> tuple[type["ScoredSplit"], tuple[str, list[Path], list[int]]]:
+        return ScoredSplit, (self.name, self._paths, self._firsts)  # a loader's worker maps the files itself
 
     def __len__(self) -> int:
         return self._firsts[-1] + self._tables[-1].num_rows

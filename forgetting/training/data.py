@@ -15,7 +15,7 @@ from forgetting.model.lora import adapter_hash
 from forgetting.scores.scoring import ScoringDataset, ShardWork
 from forgetting.scores.selection import Granularity, Selection, Sides
 from forgetting.scores.store import ScoreStore, ShardRange, has_shard, shard_ranges
-from forgetting.training.masks import SideMasks, by_score, every_token
+from forgetting.training.masks import ByScore, EveryToken, SideMasks
 from forgetting.training.steps import (
     OptimizerStep,
     SidedBatch,
@@ -216,11 +216,11 @@ class ForgettingData(LightningDataModule):
     def side_masks(self, split: TokenizedSplit) -> SideMasks:
         """A function from an example of `split` to the sides of its response tokens."""
         if self.store is None or self.sides is None:
-            return every_token(split.num_targets)
+            return EveryToken(split.num_targets)
         train, scored = self.store.split("train"), self.store.split(split.name)
         # D_val ranks as if it followed D_train: a token of it that equals the threshold is not above the cut.
         after = (0, 0) if split.name == "train" else (len(train), train.num_tokens)
-        return by_score(scored, self.sides, self.selection.granularity, *after)
+        return ByScore(scored, self.sides, self.selection.granularity, *after)
 
     @property
     def token_budget(self) -> int:

@@ -1,6 +1,7 @@
 """The side of each response token of an example, from the cuts of a selection: derived, never stored."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,23 +12,23 @@ SideMasks = Callable[[int], tuple[np.ndarray, np.ndarray]]
 """Positive and negative mask of an example's response tokens."""
 
 
-def every_token(num_targets: np.ndarray) -> SideMasks:
+@dataclass(frozen=True)
+class EveryToken:
     """Every response token is positive.
 
     Args:
         num_targets: Response tokens of each example.
     """
 
-    def masks(i: int) -> tuple[np.ndarray, np.ndarray]:
-        count = int(num_targets[i])
+    num_targets: np.ndarray
+
+    def __call__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        count = int(self.num_targets[i])
         return np.ones(count, np.bool_), np.zeros(count, np.bool_)
 
-    return masks
 
-
-def by_score(
-    scored: ScoredSplit, sides: Sides, granularity: Granularity, sequences_before: int = 0, tokens_before: int = 0
-) -> SideMasks:
+@dataclass(frozen=True)
+class ByScore:
     """A token's side by its own score, or by the mean score of its sequence.
 
     Args:
@@ -38,15 +39,17 @@ def by_score(
         tokens_before: Position of its first response token.
     """
 
-    def by_token(i: int) -> tuple[np.ndarray, np.ndarray]:
-        first, score = scored.example(i)
-        return sides.masks(score, tokens_before + first)
+    scored: ScoredSplit
+    sides: Sides
+    granularity: Granularity
+    sequences_before: int = 0
+    tokens_before: int = 0
 
-    def by_sequence(i: int) -> tuple[np.ndarray, np.ndarray]:
-        _, score = scored.example(i)
+    def __call__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        first, score = self.scored.example(i)
+        if self.granularity == "token":
+            return self.sides.masks(score, self.tokens_before + first)
         # The mean as `ScoredSplit.mean_qualities` takes it, so that the cut falls where it was found.
         mean = np.add.reduceat(score.astype(np.float64), [0]) / len(score)
-        positive, negative = sides.masks(mean, sequences_before + i)
+        positive, negative = self.sides.masks(mean, self.sequences_before + i)
         return np.repeat(positive, len(score)), np.repeat(negative, len(score))
-
-    return by_token if granularity == "token" else by_sequence
