@@ -23,6 +23,7 @@ class EveryToken:
     num_targets: np.ndarray
 
     def __call__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Positive and negative mask of example `i`."""
         count = int(self.num_targets[i])
         return np.ones(count, np.bool_), np.zeros(count, np.bool_)
 
@@ -46,6 +47,7 @@ class ByScore:
     tokens_before: int = 0
 
     def __call__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Positive and negative mask of example `i`."""
         first, score = self.scored.example(i)
         if self.granularity == "token":
             return self.sides.masks(score, self.tokens_before + first)
