@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="small", help="the large ones are for a GPU")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--examples", type=int, default=96)
+    parser.add_argument("--examples", type=int, default=192)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--micro-batch-tokens", type=int, nargs="*", default=[], help="also try these for ours")
     parser.add_argument("--sizes", type=int, nargs="*", default=[1_000, 4_000, 16_000, 64_000])

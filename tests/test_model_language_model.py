@@ -1,5 +1,6 @@
 """One code path for every family: nll as the model's own logits give it, the adapter on and off."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, Grani
 
 from forgetting.errors import UserError
 from forgetting.model.backbone import backbone_identity, load_backbone, load_configuration, load_tokenizer
-from forgetting.model.batch import cut_by_tokens, pad, shift
+from forgetting.model.batch import PASS_COST, cut_by_tokens, pad, shift
 from forgetting.model.language_model import LanguageModel
 from forgetting.model.lora import PROJECTIONS, Lora, add_lora, default_targets, load_lora
 
@@ -177,3 +178,26 @@ def test_groups_hold_similar_lengths_within_the_budget():
     assert cut_by_tokens([5, 50, 6, 48, 4], 100) == [[1, 3], [2, 0, 4]]
     assert cut_by_tokens([120, 3], 100) == [[0], [1]]
     assert cut_by_tokens([], 100) == []
+    # Padding is avoided where the budget would allow it, but not for nothing.
+    assert cut_by_tokens([900, 10, 10], 10**6) == [[0], [1, 2]]
+    assert cut_by_tokens([12, 10, 10], 10**6) == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize(("scale", "budget"), [(60, 400), (600, 3000), (600, 10**6), (600, 1)])
+def test_no_other_cut_into_groups_costs_less(scale, budget):
+    lengths = np.clip(np.random.default_rng(0).lognormal(0, 1, 9) * scale, 1, None).astype(int)
+
+    def cost(groups):
+        return sum(PASS_COST + len(group) * max(lengths[i] for i in group) for group in groups)
+
+    found = cut_by_tokens(lengths, budget)
+    assert sorted(i for group in found for i in group) == list(range(9))
+    order = sorted(range(9), key=lambda i: -lengths[i])
+    others = []
+    for places in itertools.product([False, True], repeat=8):  # where a new group begins
+        groups = [[order[0]]]
+        for i, begins in zip(order[1:], places, strict=True):
+            groups = [*groups, [i]] if begins else [*groups[:-1], [*groups[-1], i]]
+        if all(len(g) == 1 or len(g) * max(lengths[i] for i in g) <= budget for g in groups):
+            others.append(cost(groups))
+    assert cost(found) == min(others)
