@@ -8,7 +8,16 @@ import pytest
 import torch
 from conftest import small_configuration, write_backbone
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig, PretrainedConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    PretrainedConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from forgetting.errors import UserError
 from forgetting.model.backbone import backbone_identity, load_backbone, load_configuration, load_tokenizer
@@ -150,6 +159,22 @@ def test_a_folder_is_known_by_its_content(tmp_path: Path):
     write_backbone(tmp_path / "c", seed=1)
     hashes = [backbone_identity(str(tmp_path / name))["hash"] for name in "abc"]
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_a_model_that_looks_ahead_is_refused():
+    bert = BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48)
+    with pytest.raises(UserError, match="BertLMHeadModel is not causal"):
+        LanguageModel(causal_lm(bert))
+    bert.is_decoder = True  # causal now, but its head is more than a linear layer
+    with pytest.raises(UserError, match="does something to its logits"):
+        LanguageModel(causal_lm(bert))
+
+
+def test_an_encoder_with_a_decoder_is_refused(tmp_path: Path):
+    t5 = T5Config(vocab_size=64, d_model=32, d_ff=48, d_kv=8, num_layers=1, num_heads=2)
+    T5ForConditionalGeneration(t5).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"could not be loaded|encoder with a decoder"):
+        load_backbone(str(tmp_path))
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path):
