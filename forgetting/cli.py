@@ -65,19 +65,23 @@ def config_files(arguments: Sequence[str]) -> list[Path]:
     """The files given with `--config`, in order.
 
     Raises:
-        UserError: One comes after an override, which it would override in turn.
+        UserError: One comes after an override, which it would override in turn; or the option is abbreviated, which
+            argparse would take and its file's base would be missed.
     """
     files, overridden = [], False
     for place, argument in enumerate(arguments):
+        name = argument.split("=", 1)[0]
+        if name != "--config" and len(name) > 2 and "--config".startswith(name):
+            raise UserError(f"{name} is not an option: write --config in full.")
         if argument in ("--config", "-c") and place + 1 < len(arguments):
             files.append(Path(arguments[place + 1]))
         elif argument.startswith("--config="):
             files.append(Path(argument.removeprefix("--config=")))
         elif argument.startswith("-c") and not argument.startswith("--"):
             files.append(Path(argument[2:].removeprefix("=")))
-        if files and overridden and argument.split("=", 1)[0] in ("--config", "-c"):
+        if files and overridden and name in ("--config", "-c"):
             raise UserError(f"{files[-1]} comes after an override: give every --config before the overrides.")
-        overridden = overridden or (argument.startswith("--") and argument.split("=", 1)[0] != "--config")
+        overridden = overridden or (argument.startswith("--") and name != "--config")
     return files
 
 

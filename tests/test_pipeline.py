@@ -261,6 +261,7 @@ def test_errors_come_before_training_and_leave_nothing(work, options, message):
         (["--seed_everything", "-1"], "must be 0 or more"),
         (["--base", "lab"], "named by the experiment"),
         (["--data.batch_size", "6", "--config", "experiments/tiny/full.yaml"], "comes after an override"),
+        (["--conf", "experiments/tiny/full.yaml"], "write --config in full"),
         (["--data.batch_size", "0"], "data.batch_size is 0"),
     ],
 )
