@@ -122,6 +122,16 @@ def test_the_control_normalising_inside_micro_batches_is_seen():
     assert (other - gradient).norm() > 1e-2 * gradient.norm()
 
 
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+@pytest.mark.parametrize("budget", [1, 70, 10**6])
+def test_the_largest_micro_batch_is_known_without_building_it(budget, num_ranks):
+    examples = Made([3, 60, 7, 22, 31, 5])
+    for rank in range(num_ranks):
+        dataset = StepDataset(examples, random_sides(examples, 0.5), budget, rank, num_ranks)
+        built = [batch.inputs.input_ids.numel() for batch in dataset[[5, 1, 2, 0]].micro_batches]
+        assert max(dataset.largest([5, 1, 2, 0]), 1) == max(built)  # an empty batch has one token of padding
+
+
 @pytest.mark.parametrize("family", ["llama", "llama-untied", "qwen2", "gpt-neo"])
 def test_all_positive_equals_hugging_faces_token_mean(family):
     examples = Made([3, 60, 7, 22, 31, 5])

@@ -36,14 +36,14 @@ class Estimate:
         return f"about {self.seconds:.2g} s a step and {sum(parts.values()) / 1e9:.2f} GB {memory} ({listed})"
 
 
-def estimate(trainer: lightning.Trainer, module: FineTuner, step: OptimizerStep, budget: int) -> Estimate | None:
+def estimate(trainer: lightning.Trainer, module: FineTuner, step: OptimizerStep, most_tokens: int) -> Estimate | None:
     """Run the largest micro-batch of a step forward, twice, and look at the second time.
 
     Args:
         trainer: Set up: the model is where it will train.
         module: With a loaded model.
         step: A step such as those to come, on the CPU.
-        budget: Most padded tokens of a micro-batch.
+        most_tokens: Padded tokens of the largest micro-batch to come.
 
     Returns:
         None for a sharded model, whose ranks would have to do this together.
@@ -56,7 +56,7 @@ def estimate(trainer: lightning.Trainer, module: FineTuner, step: OptimizerStep,
     start = time.perf_counter()
     held = _held_by_a_forward_pass(trainer, module, largest)
     seconds = time.perf_counter() - start
-    scale = max(budget, largest.input_ids.shape[1]) / largest.input_ids.numel()
+    scale = max(1.0, most_tokens / largest.input_ids.numel())
     padded = sum(batch.input_ids.numel() for batch in batches)
     factor = STEP_TO_FORWARD + (1 if module.activation_checkpointing else 0)
     trained = list(module.trainable().values())

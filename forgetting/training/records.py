@@ -5,6 +5,7 @@ import resource
 import shutil
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from forgetting.training.estimate import estimate
 from forgetting.training.logging import MetricsFile
 from forgetting.training.module import FineTuner
 from forgetting.training.provenance import provenance, refuse_other_inputs, versions
+
+LOOK_AHEAD = 1000
+"""Steps whose micro-batches are looked at to tell what memory the largest will take."""
 
 
 def device_name(device: torch.device) -> str:
@@ -143,7 +147,9 @@ def preflight(trainer: lightning.Trainer, module: FineTuner) -> str:
         ranked = "sequences" if data.selection.granularity == "sequence" else "response tokens"
         lines.append(f"{data.sides.num_positive:,} {ranked} positive, {data.sides.num_negative:,} negative")
     loader: Any = data.train_dataloader()
-    expected = estimate(trainer, module, loader.dataset[next(iter(loader.sampler))], data.token_budget)
+    steps = list(islice(loader.sampler, LOOK_AHEAD))
+    most_tokens = max(loader.dataset.largest(indices) for indices in steps)
+    expected = estimate(trainer, module, loader.dataset[steps[0]], most_tokens)
     if expected is not None:
         lines.append(str(expected))
     if module.unmatched_targets:

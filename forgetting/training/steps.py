@@ -109,6 +109,12 @@ class StepDataset(Dataset[OptimizerStep]):
             num_tokens=int(lengths.sum()),
         )
 
+    def largest(self, indices: Sequence[int]) -> int:
+        """Padded tokens of the largest micro-batch of a step."""
+        lengths = self.examples.lengths[np.asarray(indices)]
+        parts = share_out(lengths, self.budget, self.num_ranks)[self.rank]
+        return max(len(part) * max((int(lengths[k]) for k in part), default=0) for part in parts)
+
     def micro_batch(self, indices: Sequence[int], masks: Sequence[tuple[np.ndarray, np.ndarray]]) -> SidedBatch:
         """Sequences and their masks as one padded batch; none at all give an empty one."""
         sequences = [(self.examples.input_ids(i), self.examples.response_mask(i)) for i in indices]
