@@ -13,7 +13,8 @@ import pytest
 import yaml
 from jsonargparse import capture_parser
 
-from forgetting.cli import base_files, build_cli
+from forgetting.arguments import base_files
+from forgetting.cli import build_cli
 from forgetting.evaluation.suite import load_suite
 from forgetting.reporting.plan import Plan, load_experiment
 from forgetting.reporting.spec import Overhead, Stated, TableSpec, Total

@@ -7,7 +7,12 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SHOW = "import forgetting.paths as p; from forgetting.cli import base_files; print(p.__file__, *base_files(['fit']))"
+SHOW = (
+    "import forgetting.paths as p; from forgetting.arguments import base_files;"
+    " print(p.__file__, *base_files(['fit']))"
+)
+    "import forgetting.paths as p; from forgetting.arguments import base_files; print(p.__file__, *base_files(['fit']))"
+)
 
 
 def test_a_wheel_installed_elsewhere_finds_its_configurations(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from jsonargparse import capture_parser
 
-from forgetting.cli import COMMANDS, TRAINER_COMMANDS, base_files, build_cli, main, usage
+from forgetting.arguments import base_files
+from forgetting.cli import COMMANDS, TRAINER_COMMANDS, build_cli, main, usage
 from forgetting.errors import UserError
 from forgetting.run import Run, changes, computed, experiment_id, flat, variant, with_variant
 from forgetting.training.naming import Naming
@@ -164,6 +165,6 @@ def test_wrong_commands_bases_and_files_are_refused(tmp_path):
 
 
 def test_a_missing_base_configuration_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("forgetting.cli.CONFIGS", tmp_path)
+    monkeypatch.setattr("forgetting.arguments.CONFIGS", tmp_path)
     with pytest.raises(UserError, match=r"paper.yaml is missing. Install the package again"):
         base_files(["fit"])

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
-from forgetting.cli import config_files
+from forgetting.arguments import config_files
 from forgetting.paths import EXPERIMENTS
 from forgetting.run import REFERENCE_IGNORES, changes, computed, experiment_id, variant, with_variant
 
