@@ -1,0 +1,79 @@
+"""What precision and micro-batches do to scores and masks: a reference's store against scores made anew.
+
+Give the run of a reference that was trained and scored in float32, and the backbone as a folder.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from setting import machine
+
+from forgetting.corpus.tokens import TokenizedCorpus, TokenizedSplit
+from forgetting.model.backbone import load_backbone
+from forgetting.model.language_model import LanguageModel
+from forgetting.model.lora import load_lora
+from forgetting.scores.scoring import ScoringDataset, score_shard
+from forgetting.scores.selection import Granularity, Selection, quality, sides
+from forgetting.scores.store import ScoreStore, shard_ranges
+
+
+def scored(backbone: str, adapter: Path, split: TokenizedSplit, precision: str, budget: int) -> np.ndarray:
+    """Both models' nll of every response token: `[2, tokens]`."""
+    low = precision == "bf16-mixed"
+    dtype = "bfloat16" if low else "float32"
+    model = LanguageModel(load_lora(load_backbone(backbone, dtype=dtype), adapter)).eval()
+    columns = []
+    work = ScoringDataset({split.name: split}, shard_ranges(split.name, len(split), 512), budget)
+    for number in range(len(work)):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=low):
+            scores = score_shard(model, work[number])
+        assert scores is not None
+        columns.append(np.stack([scores.nll_base, scores.nll_reference]))
+    return np.concatenate(columns, axis=1)
+
+
+def positive(nll: np.ndarray, num_targets: np.ndarray, granularity: Granularity) -> np.ndarray:
+    """The positive side at ρ = 0.7."""
+    score = quality(nll[0], nll[1])
+    if granularity == "sequence":
+        score = np.add.reduceat(score.astype(np.float64), np.cumsum(num_targets) - num_targets) / num_targets
+    return sides(lambda: [score], len(score), Selection(0.7, granularity)).masks(score, 0)[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="such as runs/mine/reference/seed-0")
+    parser.add_argument("--backbone", required=True)
+    parser.add_argument("--corpora", type=Path, default=Path("corpora"))
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    store = ScoreStore.open(options.run / "scores")
+    folders = (TokenizedCorpus(folder) for folder in options.corpora.glob("*/tokens-*"))
+    split = next(t for t in folders if t.content_hash == store.identity["tokens"]).split("train")
+    stored, counts = store.split("train"), split.num_targets
+    before = np.stack([stored.nll_base, stored.nll_reference])
+    print(
+        f"{machine()}\n{before.shape[1]:,} response tokens, median |Q| {np.median(np.abs(quality(*before))):.2f} nats"
+    )
+    found: dict[str, np.ndarray] = {"the store": before}
+    for precision in ("32-true", "bf16-mixed"):
+        for budget in (1024, 8192, 1):
+            found[f"{precision}, budget {budget}"] = scored(
+                options.backbone, options.run / "adapter", split, precision, budget
+            )
+    pairs = [("the store", name) for name in found if name != "the store"]
+    pairs += [(f"{p}, budget 1024", f"{p}, budget {b}") for p in ("32-true", "bf16-mixed") for b in (8192, 1)]
+    for one, other in pairs:
+        a, b = found[one], found[other]
+        apart = np.abs(a - b)
+        changed = [np.mean(positive(a, counts, g) != positive(b, counts, g)) for g in ("token", "sequence")]
+        print(f"{one} and {other}: nll apart by {apart.mean():.1e} in the mean, {np.quantile(apart, 0.9999):.1e} in "
+              f"99.99 %, {apart.max():.1e} at most; {changed[0]:.3%} of the tokens and {changed[1]:.3%} of the sequences "
+              "change sides", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
