@@ -71,8 +71,8 @@ def main() -> None:
         apart = np.abs(a - b)
         changed = [np.mean(positive(a, counts, g) != positive(b, counts, g)) for g in ("token", "sequence")]
         print(f"{one} and {other}: nll apart by {apart.mean():.1e} in the mean, {np.quantile(apart, 0.9999):.1e} in "
-              f"99.99 %, {apart.max():.1e} at most; {changed[0]:.3%} of the tokens and {changed[1]:.3%} of the sequences "
-              "change sides", flush=True)  # fmt: skip
+              f"99.99 %, {apart.max():.1e} at most; {changed[0]:.3%} of the tokens and {changed[1]:.3%} of the "
+              "sequences change sides", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
