@@ -31,15 +31,14 @@ def run(kind: str, hidden: torch.Tensor, head: nn.Linear, targets: torch.Tensor)
     match kind:
         case "ours":
             return token_nll(hidden, targets, head)
+        case "full logits":
+            return F.cross_entropy(head(hidden).float(), targets, reduction="none")
         case "library":
             options = nn.LinearCrossEntropyOptions()
-            return F.linear_cross_entropy(hidden, head.weight, targets, reduction="none", options=options)
-        case "library, 32 MB":
+        case _:
             chunk = 2**25 // (4 * head.out_features)
             options = nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=chunk)
-            return F.linear_cross_entropy(hidden, head.weight, targets, reduction="none", options=options)
-        case _:
-            return F.cross_entropy(head(hidden).float(), targets, reduction="none")
+    return F.linear_cross_entropy(hidden, head.weight, targets, reduction="none", options=options)
 
 
 def measure(kind: str, positions: int, vocab: int, width: int, dtype: torch.dtype, device: str) -> dict[str, float]:

@@ -6,6 +6,7 @@ The cut that is used against the fullest: every micro-batch takes as many sequen
 import argparse
 
 import numpy as np
+from setting import PROMPT, RESPONSE, word_counts
 
 from forgetting.model.batch import cut_by_tokens
 
@@ -13,8 +14,7 @@ from forgetting.model.batch import cut_by_tokens
 def lengths(num: int) -> np.ndarray:
     """Tokens of sequences with lognormal prompts and responses, as in the other benchmarks."""
     generator = np.random.default_rng(0)
-    prompt = np.clip(generator.lognormal(4.2, 0.8, num).astype(int), 2, 700)
-    return prompt + np.clip(generator.lognormal(4.6, 1.0, num).astype(int), 2, 900)
+    return word_counts(generator, num, PROMPT) + word_counts(generator, num, RESPONSE)
 
 
 def fullest(of: np.ndarray, budget: int) -> list[list[int]]:

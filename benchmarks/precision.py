@@ -15,7 +15,7 @@ from forgetting.model.backbone import load_backbone
 from forgetting.model.language_model import LanguageModel
 from forgetting.model.lora import load_lora
 from forgetting.scores.scoring import ScoringDataset, score_shard
-from forgetting.scores.selection import Granularity, Selection, quality, sides
+from forgetting.scores.selection import Granularity, Selection, quality, sequence_means, sides
 from forgetting.scores.store import ScoreStore, shard_ranges
 
 
@@ -38,7 +38,7 @@ def positive(nll: np.ndarray, num_targets: np.ndarray, granularity: Granularity)
     """The positive side at ρ = 0.7."""
     score = quality(nll[0], nll[1])
     if granularity == "sequence":
-        score = np.add.reduceat(score.astype(np.float64), np.cumsum(num_targets) - num_targets) / num_targets
+        score = sequence_means(score, num_targets)
     return sides(lambda: [score], len(score), Selection(0.7, granularity)).masks(score, 0)[0]
 
 

@@ -100,18 +100,25 @@ def write_backbone(folder: Path, shape: Shape, dtype: torch.dtype = torch.float3
     return folder
 
 
+PROMPT, RESPONSE = (4.2, 0.8, 700), (4.6, 1.0, 900)
+"""Words of a prompt and of a response: μ and σ of their lognormal distribution, and the most."""
+
+
+def word_counts(generator: np.random.Generator, num: int, words: tuple[float, float, int]) -> np.ndarray:
+    """Draw numbers of words, at least 2."""
+    mean, deviation, most = words
+    return np.clip(generator.lognormal(mean, deviation, num).astype(int), 2, most)
+
+
 def write_source(
-    path: Path, num: int, vocab: int, prompt: tuple[float, float, int] = (4.2, 0.8, 700),
-    response: tuple[float, float, int] = (4.6, 1.0, 900),
+    path: Path, num: int, vocab: int, prompt: tuple[float, float, int] = PROMPT,
+    response: tuple[float, float, int] = RESPONSE,
 ) -> Path:  # fmt: skip
     """JSON lines whose prompts and responses have lognormal numbers of words: (μ, σ, longest)."""
     generator = np.random.default_rng(0)
-
-    def counts(mean: float, deviation: float, longest: int) -> np.ndarray:
-        return np.clip(generator.lognormal(mean, deviation, num).astype(int), 2, longest)
-
+    numbers = zip(word_counts(generator, num, prompt), word_counts(generator, num, response), strict=True)
     with path.open("w", encoding="utf-8") as file:
-        for p, r in zip(counts(*prompt), counts(*response), strict=True):
+        for p, r in numbers:
             # Frequencies as in text (Zipf), so that there is something to learn.
             words = [f"w{int(i)}" for i in (vocab - 2) ** generator.random(p + r) - 1]
             file.write(json.dumps({"prompt": " ".join(words[:p]), "response": " ".join(words[p:])}) + "\n")

@@ -110,7 +110,7 @@ class FrozenHead:
             h, t = hidden[piece].to(dtype), targets[piece, None]
             largest = torch.full((len(h), 1), -torch.inf, dtype=exact, device=hidden.device)
             others, at_target = torch.zeros_like(largest), torch.zeros_like(largest)
-            sums = None if gradient is None else sums_memory[: len(h)].zero_()
+            sums = sums_memory[: len(h)].zero_()
             for first in range(0, len(weight), columns):
                 block = weight[first : first + columns]
                 shape = len(h), len(block)
@@ -134,7 +134,7 @@ class FrozenHead:
                 exponential = logits.sub_(larger).exp_()
                 others.mul_(shrink).add_(exponential.sum(dim=1, keepdim=True))
                 largest = larger
-                if sums is None:
+                if gradient is None:
                     continue
                 # Σ exp(logit) · slope · W over the others: divided by the total, Σ softmax · slope · W.
                 if slope is not None:
@@ -146,7 +146,7 @@ class FrozenHead:
                     sums.add_(product.copy_(exponential) @ block)
             total = others + (at_target - largest).exp()
             nll[piece] = (total.log() + (largest - at_target))[:, 0]
-            if gradient is not None and sums is not None:
+            if gradient is not None:
                 # With respect to its own logit it is softmax − 1, minus the others' share.
                 if self.transform.cap is not None:
                     others.mul_(1 - (at_target / self.transform.cap).square())

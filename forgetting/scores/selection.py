@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt
+from jaxtyping import Bool, Float, Int, UInt
 
 from forgetting.errors import UserError
 
@@ -68,8 +68,11 @@ class Selection:
 
 @dataclass(frozen=True)
 class Cut:
-    """A place in the order of the scores: above it lie the scores over `threshold`, and those equal to it whose
-    position in the corpus is below `tie_position`."""  # noqa: D205, D209
+    """A place in the order of the scores.
+
+    Above it lie the scores over `threshold`, and those equal to it whose position in the corpus is below
+    `tie_position`.
+    """
 
     threshold: float
     tie_position: int
@@ -88,6 +91,18 @@ ABOVE_ALL = Cut(threshold=float("inf"), tie_position=0)
 def quality(nll_base: Float[np.ndarray, " n"], nll_reference: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Q (Taheri et al., TMLR 2026, Eq. 4-5): how far the reference lowers a token's nll, nll_base − nll_reference."""
     return nll_base - nll_reference
+
+
+def sequence_means(
+    score: Float[np.ndarray, " tokens"], num_targets: Int[np.ndarray, " examples"]
+) -> Float[np.ndarray, " examples"]:
+    """Mean score of each sequence's response tokens, in float64: its score in the ranking of sequences.
+
+    Args:
+        score: Scores of all response tokens of the sequences, in order.
+        num_targets: Response tokens of each, at least one.
+    """
+    return np.add.reduceat(score.astype(np.float64), np.cumsum(num_targets) - num_targets) / num_targets
 
 
 def cut_at(chunks: Chunks, num_above: int) -> Cut:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from forgetting.artifacts import complete_or_absent, hash_content, hash_file, read_json, write_json
 from forgetting.errors import UserError
-from forgetting.scores.selection import Cut, Selection, Sides, quality, sides
+from forgetting.scores.selection import Cut, Selection, Sides, quality, sequence_means, sides
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -235,8 +235,7 @@ class ScoredSplit:
     def mean_qualities(self) -> Iterator[Float[np.ndarray, " examples"]]:
         """Mean Q of each sequence's response tokens, a shard at a time, in float64."""
         for number, offsets in enumerate(self._offsets):
-            q = quality(*self.shard_columns(number)).astype(np.float64)
-            yield np.add.reduceat(q, offsets[:-1]) / np.diff(offsets)
+            yield sequence_means(quality(*self.shard_columns(number)), np.diff(offsets))
 
     def example(self, index: int) -> tuple[int, Float[np.ndarray, " tokens"]]:
         """Position of an example's first response token among all of the split's, and Q of its response tokens."""

@@ -140,11 +140,12 @@ class ForgettingData(LightningDataModule):
                 f"data.corpus.num_{self.train_split}."
             )
         if stage == "predict":
-            module = self.trainer.lightning_module if self.trainer else None
-            assert module is not None, "scoring needs a trainer"
+            trainer = self.trainer
+            assert trainer is not None, "scoring needs a trainer"
+            module = trainer.lightning_module
             self.store_identity = {
                 **self.identity(), "adapter": module.adapter_hash, "dtype": module.dtype_name,
-                "four_bit": module.four_bit, "precision": self.trainer.precision,  # type: ignore[union-attr]
+                "four_bit": module.four_bit, "precision": trainer.precision,
             }  # fmt: skip
             # Before any rank writes: all must come to the same list.
             folder = self.store_folder

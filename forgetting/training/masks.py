@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forgetting.scores.selection import Granularity, Sides
+from forgetting.scores.selection import Granularity, Sides, sequence_means
 from forgetting.scores.store import ScoredSplit
 
 SideMasks = Callable[[int], tuple[np.ndarray, np.ndarray]]
@@ -51,7 +51,6 @@ class ByScore:
         first, score = self.scored.example(i)
         if self.granularity == "token":
             return self.sides.masks(score, self.tokens_before + first)
-        # The mean as `ScoredSplit.mean_qualities` takes it, so that the cut falls where it was found.
-        mean = np.add.reduceat(score.astype(np.float64), [0]) / len(score)
+        mean = sequence_means(score, np.array([len(score)]))
         positive, negative = self.sides.masks(mean, self.sequences_before + i)
         return np.repeat(positive, len(score)), np.repeat(negative, len(score))

@@ -100,8 +100,7 @@ class StepDataset(Dataset[OptimizerStep]):
 
     def __getitem__(self, indices: Sequence[int]) -> OptimizerStep:
         masks = [self.side_masks(i) for i in indices]
-        lengths = self.examples.lengths[np.asarray(indices)]
-        parts = share_out(lengths, self.budget, self.num_ranks)[self.rank]
+        lengths, parts = self._parts(indices)
         return OptimizerStep(
             micro_batches=[self.micro_batch([indices[k] for k in part], [masks[k] for k in part]) for part in parts],
             num_positive=int(sum(positive.sum() for positive, _ in masks)),
@@ -111,9 +110,13 @@ class StepDataset(Dataset[OptimizerStep]):
 
     def largest(self, indices: Sequence[int]) -> int:
         """Padded tokens of the largest micro-batch of a step."""
-        lengths = self.examples.lengths[np.asarray(indices)]
-        parts = share_out(lengths, self.budget, self.num_ranks)[self.rank]
+        lengths, parts = self._parts(indices)
         return max(len(part) * max((int(lengths[k]) for k in part), default=0) for part in parts)
+
+    def _parts(self, indices: Sequence[int]) -> tuple[np.ndarray, list[list[int]]]:
+        """Lengths of a step's sequences, and this rank's micro-batches as positions among them."""
+        lengths = self.examples.lengths[np.asarray(indices)]
+        return lengths, share_out(lengths, self.budget, self.num_ranks)[self.rank]
 
     def micro_batch(self, indices: Sequence[int], masks: Sequence[tuple[np.ndarray, np.ndarray]]) -> SidedBatch:
         """Sequences and their masks as one padded batch; none at all give an empty one."""
