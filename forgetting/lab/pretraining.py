@@ -96,9 +96,10 @@ def word_tokenizer(language: Language) -> PreTrainedTokenizerFast:
     """One token a word; BOS goes in front."""
     ids = {word: number for number, word in enumerate(language.vocabulary)}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment] - tokenizers' stubs lack setters
     tokenizer.add_special_tokens(list(SPECIAL))
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, ids[BOS])])  # type: ignore[assignment]
+    in_front = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, ids[BOS])])
+    tokenizer.post_processor = in_front  # type: ignore[assignment] - as above
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD, unk_token=UNKNOWN,
         model_max_length=MAX_LENGTH, clean_up_tokenization_spaces=False,

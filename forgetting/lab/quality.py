@@ -1,7 +1,6 @@
 """How well Q found the noise: the one place where the known noise meets the scores."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +95,10 @@ def detection(store: ScoreStore, kinds: Int64[np.ndarray, " tokens"], positive_f
     q = quality(split.nll_base, split.nll_reference)
     _, negative = store.sides(Selection(positive_fraction)).masks(q, 0)
     is_noise = kinds != KINDS.index(Kind.CLEAN)
-    share: Callable[[np.ndarray], float] = lambda mask: float(mask.mean()) if mask.size else float("nan")  # noqa: E731
+
+    def share(mask: np.ndarray) -> float:
+        return float(mask.mean()) if mask.size else float("nan")
+
     return Detection(
         num_tokens=len(q),
         noise_fraction=share(is_noise),
