@@ -1,32 +1,102 @@
-"""Files that are complete or absent, and the hashes by which one artefact names another."""
+"""Files and folders that are complete or absent, and the hashes by which one artifact names another.
+
+Every artifact of a run goes through here: what is written appears whole under its name or not at all, what is read is
+of the shape that is expected, and what a manifest names by hash is checked against its bytes.
+"""
 
 import hashlib
 import json
 import os
+import shutil
+import socket
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from forgetting.errors import UserError
 
+SETTLED_NS = 2_000_000_000
+"""A file modified less than this ago may change again within the clock's resolution: its hash is not remembered."""
+
+REMEDY = "Remove it and make it again."
+
 
 @contextmanager
 def complete_or_absent(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it becomes `path`, on failure it is removed.
+    """Yield a temporary path next to `path`; on success it becomes `path`, on failure it is removed.
 
     The file is flushed to disk before the rename, so a crash leaves the old file or the new one, never half of one.
+    What a killed process left of an earlier try is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    temporary = _temporary(path)
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder next to `folder`; on success it becomes `folder`, on failure it is removed.
+
+    Where another process was faster, its folder stays and ours is removed: both are named by the same content.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(folder)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            sync(file)
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+        sync(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A name next to `path` that says whose it is; leftovers of this host's dead processes are removed."""
+    host = socket.gethostname()
+    for left in path.parent.glob(f".{_escaped(path.name)}.*.partial"):
+        maker, _, number = left.name.removeprefix(f".{path.name}.").removesuffix(".partial").rpartition("~")
+        name, _, process = maker.rpartition("~")
+        if number and name == host and process.isdigit() and not _is_alive(int(process)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{host}~{os.getpid()}~{uuid.uuid4().hex[:12]}.partial")
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder's entries to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -36,28 +106,98 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON.
+def read_json(path: Path, expected: type = dict, keys: Iterable[str] = (), remedy: str = REMEDY) -> Any:
+    """Read JSON of a known shape.
+
+    Args:
+        path: The file.
+        expected: `dict` or `list`.
+        keys: What a dict holds at least.
+        remedy: What to do where the file is not what it should be.
 
     Raises:
-        UserError: The file is missing or not valid JSON (cut short, say).
+        UserError: The file is missing, no valid JSON (cut short, say), or of another shape.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}): it may be cut short or damaged. {remedy}") from None
+    if not isinstance(content, expected):
         raise UserError(
-            f"{path} is not valid JSON ({error}): it may be cut short. Remove it and make it anew."
-        ) from None
+            f"{path} holds a JSON {_kind(content)} where {_kind(expected())} was expected: it is damaged, or was not "
+            f"written by this program. {remedy}"
+        )
+    if missing := [key for key in keys if key not in content]:
+        raise UserError(
+            f"{path} lacks {', '.join(missing)}: it is damaged, or was written by another version of this program. "
+            f"{remedy}"
+        )
+    return content
+
+
+def _kind(content: Any) -> str:
+    return {dict: "object", list: "array", str: "string", bool: "boolean"}.get(type(content), "number or null")
+
+
+def inside(root: Path, name: str) -> Path:
+    """`root / name`, refused where it would lie outside of `root`: names come from configurations and from files.
+
+    Raises:
+        UserError: The name is empty, absolute, or climbs out.
+    """
+    parts = Path(name).parts
+    if not parts or Path(name).is_absolute() or ".." in parts or "\0" in name:
+        raise UserError(f"{name!r} is no name of something inside {root}: it must be relative and without '..'.")
+    return root / name
 
 
 def hash_content(content: Any) -> str:
-    """SHA-256 of JSON-serialisable `content`, independent of the order of its keys."""
+    """SHA-256 of JSON-serializable `content`, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """SHA-256 of a file's bytes; remembered, so that a file which has not been touched since is not read again.
+
+    "Not touched" means the same size, inode and times of modification and of change, to the nanosecond. What is
+    remembered lies in the user's cache folder; losing it loses nothing but time.
+    """
+    path = path.resolve()
+    stat = path.stat()
+    state = [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
+    memory = _cache() / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"
+    with suppress(OSError, ValueError, TypeError, KeyError):  # absent, unreadable or cut short: hash again
+        known = json.loads(memory.read_text(encoding="utf-8"))
+        if known["state"] == state:
+            return str(known["sha256"])
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > SETTLED_NS:
+        with suppress(OSError):  # no room or no permission: nothing is lost but time
+            write_json(memory, {"path": str(path), "state": state, "sha256": found})
+    return found
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "forgetting" / "hashes"
+
+
+def refuse_changed(folder: Path, files: Mapping[str, str], remedy: str) -> None:
+    """Compare files with the hashes that a manifest has for them.
+
+    Args:
+        folder: Where they lie.
+        files: SHA-256 by relative path.
+        remedy: What to do where one differs.
+
+    Raises:
+        UserError: A file is missing, or its bytes are not those that were written.
+    """
+    for name, sha256 in files.items():
+        path = inside(folder, name)
+        if not path.is_file():
+            raise UserError(f"{path} is missing. {remedy}")
+        if hash_file(path) != sha256:
+            raise UserError(f"{path} was changed or damaged since it was written: its SHA-256 is another. {remedy}")

@@ -5,6 +5,7 @@ base that an experiment names (`base: lab`), the experiment, overlays and overri
 need no Trainer and are dispatched before any model is built.
 """
 
+import errno
 import logging
 import sys
 import warnings
@@ -42,6 +43,22 @@ EXPECTED_WARNINGS = (
 )
 """Libraries' warnings about what this code does on purpose, or about each other."""
 
+FILE_SYSTEM = {
+    errno.ENOSPC: "free some space, or write elsewhere",
+    errno.EDQUOT: "your quota is used up: free some space, or write elsewhere",
+    errno.EROFS: "write elsewhere: this file system is read-only",
+    errno.EFBIG: "write to a file system (or under a limit) that takes files of this size",
+    errno.EACCES: "change its permissions, or write elsewhere",
+    errno.EPERM: "change its permissions, or write elsewhere",
+    errno.ENOTDIR: "a part of the path is a file where a folder was expected: move it away, or write elsewhere",
+    errno.EISDIR: "it is a folder where a file was expected: move it away, or write elsewhere",
+    errno.EEXIST: "it is a file where a folder was expected: move it away, or write elsewhere",
+    errno.ENAMETOOLONG: "give a shorter name or path",
+    errno.EIO: "the disk or the network behind it failed: try again, or write elsewhere",
+    errno.ESTALE: "the network file system lost it: try again",
+}
+"""What a file system may refuse, and what to do then. Nothing complete is lost by it."""
+
 
 def usage() -> str:
     """Every command with a line of help."""
@@ -77,8 +94,18 @@ def run(arguments: list[str]) -> None:
     """Run one command.
 
     Raises:
-        UserError: Something the user gave is wrong.
+        UserError: Something the user gave is wrong, or the file system refuses.
     """
+    try:
+        _run(arguments)
+    except OSError as error:
+        if error.errno not in FILE_SYSTEM:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        raise UserError(f"{where}{error.strerror}; {FILE_SYSTEM[error.errno]}.") from error
+
+
+def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
     elif arguments[0] in TRAINER_COMMANDS:

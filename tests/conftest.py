@@ -1,9 +1,11 @@
 """Small real components, made on the spot: a byte-level tokenizer and models of a few thousand parameters."""
 
 import os
+import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="forgetting-tests-")  # of remembered hashes
 
 from pathlib import Path
 

@@ -2,12 +2,7 @@
 
 import json
 import logging
-import os
-import shutil
-import uuid
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +10,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
-from forgetting.artifacts import hash_content, read_json, write_json
+from forgetting.artifacts import complete_folder, hash_content, read_json, write_json
 from forgetting.corpus.configuration import SPLITS, CorpusConfig
 from forgetting.corpus.pool import Conversations, Draw, draw, shares
 from forgetting.corpus.sources import Located, Memory, Read, locate, read_source
@@ -176,30 +171,6 @@ def write_split(file: Path, conversations: Conversations) -> None:
             columns = [messages, conversations.sources[part], conversations.rows[part]]
             arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]
             writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
-
-
-@contextmanager
-def complete_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder`; on success it becomes `folder`, on failure it is removed.
-
-    Where another process was faster, its folder stays and ours is removed: both are named by the same content.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
-    temporary.mkdir()
-    try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as opened:
-                    os.fsync(opened.fileno())
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def checked_manifest(folder: Path, version: int, kind: str, command: str) -> dict[str, Any]:

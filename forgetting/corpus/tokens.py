@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Int32
 from transformers import PreTrainedTokenizerBase
 
-from forgetting.artifacts import hash_content, write_json
+from forgetting.artifacts import complete_folder, hash_content, write_json
 from forgetting.corpus.encoding import Encoded, Encoder, tokenizer_hash
-from forgetting.corpus.prepare import Corpus, checked_manifest, complete_folder
+from forgetting.corpus.prepare import Corpus, checked_manifest
 from forgetting.corpus.templates import Template, template_for
 from forgetting.errors import UserError
 

@@ -15,7 +15,7 @@ from forgetting.artifacts import read_json, write_json
 def append_cost(folder: Path, seconds: float, device: str | None) -> None:
     """Add this launch to the folder's `cost.json`."""
     path = folder / "cost.json"
-    costs = read_json(path) if path.is_file() else []
+    costs = read_json(path, list) if path.is_file() else []
     if torch.cuda.is_available():
         memory = torch.cuda.max_memory_allocated()
     else:

@@ -6,8 +6,7 @@ from typing import Any
 
 import yaml
 
-from forgetting.artifacts import hash_content, read_json, write_json
-from forgetting.corpus.prepare import complete_folder
+from forgetting.artifacts import complete_folder, hash_content, read_json, write_json
 from forgetting.errors import UserError
 from forgetting.lab.benchmarks import suite, write_tasks
 from forgetting.lab.language import Size, build_language

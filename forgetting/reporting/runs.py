@@ -80,4 +80,4 @@ class RunFolders:
     def costs(self, folder: Path, stage: str) -> list[dict[str, Any]]:
         """Entries of a stage in a folder's `cost.json`, one a launch."""
         path = folder / "cost.json"
-        return [entry for entry in read_json(path) if entry["stage"] == stage] if path.is_file() else []
+        return [entry for entry in read_json(path, list) if entry["stage"] == stage] if path.is_file() else []

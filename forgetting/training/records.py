@@ -72,7 +72,7 @@ class CostRecord(Callback):
             peak = torch.cuda.max_memory_allocated(device)
         else:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        entries = read_json(self.path) if self.path.is_file() else []
+        entries = read_json(self.path, list) if self.path.is_file() else []
         seconds = time.perf_counter() - self.start
         entry = {
             "stage": self.stage, "seconds": seconds, "device": device_name(device), "num_devices": trainer.world_size,
