@@ -114,9 +114,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     write_json(tmp_path / "x.json", {"a": 1})
     with pytest.raises(ValueError, match="Out of range"):
         write_json(tmp_path / "x.json", {"a": float("nan")})
-    with pytest.raises(RuntimeError), complete_or_absent(tmp_path / "x.json") as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def fail() -> None:
+        with complete_or_absent(tmp_path / "x.json") as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert read_json(tmp_path / "x.json") == {"a": 1}
     assert len(list(tmp_path.iterdir())) == 1
 
