@@ -34,7 +34,6 @@ COMMANDS = {
 
 EXPECTED_WARNINGS = (
     ".*does not have many workers.*",  # steps are cheap to build
-    "Using ModelCheckpoint with manual optimization",  # a checkpoint after the optimiser's step is what we want
     "Checkpoint directory .* exists and is not empty",  # a resumed run finds its own
     "You're resuming from a checkpoint that ended before the epoch ended",  # StepSampler knows where the run stands
     "Total length of `DataLoader` across ranks is zero",  # a score store that lacks nothing

@@ -16,18 +16,20 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     """Hold a folder while inside. The kernel drops the lock of a process that dies, so none is ever left over.
 
     Args:
-        folder: Made if it does not exist.
+        folder: Made if it does not exist, and removed again if nothing was put into it.
+        wait: Wait for another holder instead of refusing.
 
     Raises:
         UserError: Another process holds it; which one.
     """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
-    descriptor = _acquire(path)
+    descriptor = _acquire(path, wait)
     try:
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode(), 0)
@@ -35,13 +37,17 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)  # while it is held: whoever waits for it sees that the file is another
         os.close(descriptor)
+        with contextlib.suppress(OSError):  # not empty, or another process's by now
+            for made in missing:
+                made.rmdir()
 
 
-def _acquire(path: Path) -> int:
+def _acquire(path: Path, wait: bool) -> int:
     while True:
+        path.parent.mkdir(parents=True, exist_ok=True)  # the holder before us may have removed it
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             holder = os.pread(descriptor, 4096, 0)
             os.close(descriptor)

@@ -1,7 +1,8 @@
 """What a run is called, where it lives, and whether what lies there already is the same run.
 
 A run's id is its experiment's path, plus `@variant` when an overlay or an override changes what is computed; where and
-how it runs (devices, strategy, precision, micro-batches) changes nothing. Its folder is `<root>/<id>/seed-<n>`.
+how it runs (devices, strategy, precision, micro-batches) does not change the name. Its folder is
+`<root>/<id>/seed-<n>`.
 """
 
 import re
@@ -12,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from forgetting.artifacts import hash_content, read_json
+from forgetting.artifacts import hash_content, inside, read_json
 from forgetting.errors import UserError
 from forgetting.paths import EXPERIMENTS
 
@@ -22,8 +23,12 @@ EXECUTION = {
 }
 """Settings that say where and how a run is computed, not what."""
 
-TRAINER = ("max_epochs", "max_steps", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run")
+TRAINER = ("max_epochs", "max_steps", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run", "precision")
 """The only settings of the trainer that change what is computed."""
+
+PRECISION = "trainer.precision"
+"""Part of what a run computes, so a run is resumed in its own precision alone; but no part of its name, since it comes
+with the machine. A finished run may be scored and validated in another one."""
 
 REFERENCE_IGNORES = {
     "model": {"objective"},
@@ -56,6 +61,10 @@ class RunSettings:
     checkpoint_every_n_steps: int = 100
     wandb: dict[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        if self.checkpoint_every_n_steps < 1:
+            raise UserError(f"run.checkpoint_every_n_steps is {self.checkpoint_every_n_steps}; it must be at least 1.")
+
 
 def computed(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a configuration that decides what is computed, the run's seed apart.
@@ -79,9 +88,10 @@ def flat(content: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def changes(before: Any, after: Any) -> dict[str, Any]:
-    """The dotted keys whose value differs, with the value after."""
+    """The dotted keys whose value differs, with the value after; the precision apart."""
     old, new = flat(before), flat(after)
-    return {key: new.get(key) for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)}
+    keys = sorted((old.keys() | new.keys()) - {PRECISION})
+    return {key: new.get(key) for key in keys if old.get(key) != new.get(key)}
 
 
 def experiment_id(config_file: Path) -> str:
@@ -112,6 +122,8 @@ def _slug(value: Any) -> str:
     if isinstance(value, (int, float)):
         return repr(value).replace("+", "")
     text = str(value) if not isinstance(value, (dict, list)) else hash_content(value)[:8]
+    if "/" in text:  # a path: its last part is to be read, the rest told apart
+        text = f"{Path(text).name}-{hash_content(text)[:8]}"
     return re.sub(r"[^A-Za-z0-9.,_-]+", "-", text).strip("-") or "none"
 
 
@@ -124,12 +136,26 @@ def with_variant(run_id: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """A run: its id, its seed, what it computes, and where."""
+    """A run: its id, its seed, what it computes, and the folder of all runs.
+
+    Raises:
+        UserError: The id would lead out of that folder, or a part of it could not be told from a run's own files.
+    """
 
     id: str
     seed: int
     computed: dict[str, Any]
-    folder: Path
+    root: Path
+
+    def __post_init__(self) -> None:
+        inside(self.root, self.id)
+        if any(part.startswith(".") or not part.isprintable() for part in Path(self.id).parts):
+            raise UserError(f"run.id is {self.id!r}: no part of it may begin with a dot or hold a control character.")
+
+    @property
+    def folder(self) -> Path:
+        """Where it lives."""
+        return self.root / self.id / f"seed-{self.seed}"
 
     @property
     def config_hash(self) -> str:
@@ -156,22 +182,41 @@ class Run:
         """Where a run that was stopped goes on from."""
         return self.folder / "checkpoints" / "last.ckpt"
 
-    def refuse_another(self) -> None:
+    @property
+    def previous_checkpoint(self) -> Path:
+        """The checkpoint before `checkpoint`, for where that is lost or damaged."""
+        return self.checkpoint.with_name("previous.ckpt")
+
+    def provenance(self) -> dict[str, Any] | None:
+        """What the run that lies in the folder was made from; None where there is none.
+
+        Raises:
+            UserError: Its record is damaged.
+        """
+        if not self.provenance_file.is_file():
+            return None
+        remedy = f"It tells what {self.folder} was made from: move that folder away to train again."
+        return read_json(self.provenance_file, dict, ["config_hash", "computed", "inputs", "launches"], remedy)
+
+    def refuse_another(self, precision: bool = True) -> None:
         """Refuse a folder that holds a run of another configuration.
+
+        Args:
+            precision: Whether another precision is refused, too.
 
         Raises:
             UserError: It does; the message names what differs.
         """
-        if not self.provenance_file.is_file():
+        there = self.provenance()
+        if there is None or there["config_hash"] == self.config_hash:
             return
-        there = read_json(self.provenance_file)
-        if there["config_hash"] == self.config_hash:
+        was, now = flat(there["computed"]), flat(self.computed)
+        differing = list(changes(there["computed"], self.computed))
+        if precision and was.get(PRECISION) != now.get(PRECISION):
+            differing.append(PRECISION)
+        if not differing:
             return
-        differing = changes(there["computed"], self.computed)
-        was = flat(there["computed"])
-        listed = "; ".join(
-            f"{key}: {was.get(key)!r} there, {value!r} now" for key, value in list(differing.items())[:5]
-        )
+        listed = "; ".join(f"{key}: {was.get(key)!r} there, {now.get(key)!r} now" for key in differing[:5])
         raise UserError(
             f"{self.folder} holds a run of another configuration ({listed}). Move it away, or give another --run.root."
         )

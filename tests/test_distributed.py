@@ -168,7 +168,7 @@ def test_sharding_through_the_trainer_ends_where_one_process_ends(alone, tmp_pat
     assert_same_adapter(folder, alone, "reference")
     # A run whose adapter was not written yet goes on from its checkpoint.
     shutil.rmtree(folder / "runs/tiny/reference/seed-0/adapter")
-    assert "going on from" in forgetting(folder, "fit", "--config", REFERENCE, *sharded, *every_step)
+    assert "resuming from" in forgetting(folder, "fit", "--config", REFERENCE, *sharded, *every_step)
     assert_same_adapter(folder, alone, "reference")
     forgetting(folder, "score", "--config", REFERENCE, *sharded)
     assert_same_scores(folder, alone)

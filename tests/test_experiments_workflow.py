@@ -141,7 +141,7 @@ def test_a_killed_table_is_resumed_to_the_same_numbers(tmp_path: Path) -> None:
     assert "rule score" not in said
     assert (killed / "runs/tiny/reference/seed-0/scores/manifest.json").stat().st_mtime_ns == stored
     log = (killed / "runs/logs/fit/tiny/forgetting/seed-0.log").read_text()
-    assert "going on from" in log
+    assert "resuming from" in log
     weights = "runs/tiny/forgetting/seed-0/adapter/adapter_model.safetensors"
     assert (whole / weights).read_bytes() == (killed / weights).read_bytes()
     for form in ("md", "csv", "tex", "html"):

@@ -1,5 +1,6 @@
 """Shards: complete or absent, their maker's own, and in corpus order whatever their size."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_a_shard_of_another_maker_is_refused_and_one_cut_short_is_absent(tmp_pat
     assert not has_shard(tmp_path, first, IDENTITY)
     path.write_bytes(b"")
     assert not has_shard(tmp_path, first, IDENTITY)
-    with pytest.raises(UserError, match=r"has 0 bytes where the store's manifest says"):
+    with pytest.raises(UserError, match=r"shard-00000.arrow was changed or damaged .* score again"):
         ScoreStore.open(tmp_path)
 
 
@@ -96,3 +97,57 @@ def test_the_same_scores_are_the_same_bytes(tmp_path):
     assert make(tmp_path / "a").hash == make(tmp_path / "b").hash
     with pytest.raises(UserError, match="has no split reference; it has train, validation"):
         ScoreStore.open(tmp_path / "a").split("reference")
+
+
+@pytest.mark.parametrize("place", ["values", "metadata", "footer"])
+def test_a_flipped_bit_in_a_shard_is_found(tmp_path, place):
+    """In a complete store by its manifest, in an unfinished one by the shard's own hash."""
+    make(tmp_path)
+    first = shard_ranges("train", len(COUNTS), 3)[0]
+    path = tmp_path / first.file
+    whole = path.read_bytes()
+    value = scores("train")[0][0].tobytes()
+    position = {"values": whole.index(value), "metadata": whole.rindex(b"train:0:3"), "footer": len(whole) - 20}[place]
+    flipped = bytearray(whole)
+    flipped[position] ^= 4
+    path.write_bytes(flipped)
+    with pytest.raises(UserError, match=r"shard-00000.arrow was changed or damaged"):
+        ScoreStore.open(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    assert not has_shard(tmp_path, first, IDENTITY)
+    path.write_bytes(whole)
+    assert has_shard(tmp_path, first, IDENTITY)
+
+
+def test_a_manifest_that_was_changed_is_refused(tmp_path):
+    make(tmp_path)
+    manifest = tmp_path / "manifest.json"
+    text = manifest.read_text()
+    for change in (text.replace('"first": 3', '"first": 2'), text.replace('"a"', '"b"'), "{}", "[]"):
+        manifest.write_text(change)
+        with pytest.raises(UserError, match=r"manifest.json .*[Rr]emove .*manifest.json and score again"):
+            ScoreStore.open(tmp_path)
+    content = json.loads(text)
+    content["shards"][0]["file"] = "../outside.arrow"
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="is no name of something inside"):
+        ScoreStore.open(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["{}", "[]", "", "[" * 100_000, '{"key": 1, "sides": null, "sha256": ""}'])
+def test_a_kept_cut_that_is_damaged_is_found_again(tmp_path, damage):
+    store = make(tmp_path)
+    found = store.sides(Selection(0.7))
+    (file,) = tmp_path.glob("selection-*.json")
+    whole = file.read_text()
+    file.write_text(damage or whole.replace('"num_positive": ', '"num_positive": 1'))
+    assert store.sides(Selection(0.7)) == found
+    assert file.read_text() == whole
+
+
+def test_a_score_that_is_no_finite_number_is_not_written(tmp_path):
+    first = shard_ranges("train", 2, 2)[0]
+    for odd in (np.nan, np.inf, -np.inf):
+        with pytest.raises(UserError, match="reference model gives nll that is no finite number in examples 0 to 1"):
+            write_shard(tmp_path, first, IDENTITY, np.array([1, 1]), np.zeros(2), np.array([0.0, odd]))
+    assert not list(tmp_path.iterdir())

@@ -73,7 +73,7 @@ def test_the_estimate_counts_what_is_held_and_what_is_trained(tiny_llama):
         module.configure_model()
         inputs = pad([(np.arange(size, dtype=np.int32) + 2, np.arange(size) > 4)] * 3)
         sides = torch.ones(inputs.num_targets, dtype=torch.bool)
-        step = OptimizerStep([SidedBatch(inputs, sides, ~sides)], inputs.num_targets, 0, 3 * size)
+        step = OptimizerStep(0, [SidedBatch(inputs, sides, ~sides)], inputs.num_targets, 0, 3 * size)
         expected[rank, size] = estimate(trainer, module, step, inputs.input_ids.numel())
         trained = sum(p.numel() for p in module.trainable().values())
         assert expected[rank, size].training == 3 * 4 * trained

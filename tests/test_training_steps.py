@@ -72,7 +72,7 @@ def loss_and_gradient(network, dataset: StepDataset, indices: list[int], objecti
     total = torch.zeros(())
     for rank in range(num_ranks):
         dataset.rank, dataset.num_ranks = rank, num_ranks
-        step = dataset[indices]
+        step = dataset[0, indices]
         for batch in step.micro_batches:
             nll = network(batch.inputs)
             part = objective(nll, batch.positive_mask, batch.negative_mask, 0.2, step.num_positive, step.num_negative)
@@ -111,7 +111,7 @@ def test_the_control_normalising_inside_micro_batches_is_seen():
     examples, share = CASES["unequal lengths"]
     network = model()
     dataset = StepDataset(examples, random_sides(examples, share), budget=70)
-    step = dataset[list(range(len(examples)))]
+    step = dataset[0, list(range(len(examples)))]
     _, gradient = loss_and_gradient(network, dataset, list(range(len(examples))), Ignoring())
     network.zero_grad()
     for batch in step.micro_batches:
@@ -128,7 +128,7 @@ def test_the_largest_micro_batch_is_known_without_building_it(budget, num_ranks)
     examples = Made([3, 60, 7, 22, 31, 5])
     for rank in range(num_ranks):
         dataset = StepDataset(examples, random_sides(examples, 0.5), budget, rank, num_ranks)
-        built = [batch.inputs.input_ids.numel() for batch in dataset[[5, 1, 2, 0]].micro_batches]
+        built = [batch.inputs.input_ids.numel() for batch in dataset[0, [5, 1, 2, 0]].micro_batches]
         assert max(dataset.largest([5, 1, 2, 0]), 1) == max(built)  # an empty batch has one token of padding
 
 
@@ -137,7 +137,7 @@ def test_all_positive_equals_hugging_faces_token_mean(family):
     examples = Made([3, 60, 7, 22, 31, 5])
     network = model(family, torch.float64)
     dataset = StepDataset(examples, random_sides(examples, 1.0), budget=64)
-    step = dataset[list(range(6))]
+    step = dataset[0, list(range(6))]
     assert len(step.micro_batches) > 1
     with torch.no_grad():
         parts = [
@@ -182,7 +182,9 @@ def test_every_sequence_is_dealt_out_once_and_ranks_keep_step(lengths, budget, n
 
 def test_the_order_follows_the_seed_and_a_resumed_run_goes_on():
     def steps(seed, done):
-        return list(StepSampler(10, 4, seed, lambda: done))
+        numbers, sequences = zip(*StepSampler(10, 4, seed, lambda: done), strict=True)
+        assert list(numbers) == list(range(done, 3 * (done // 3 + 1)))
+        return list(sequences)
 
     first = steps(0, 0)
     assert [len(s) for s in first] == [4, 4, 2]

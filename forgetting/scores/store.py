@@ -1,9 +1,13 @@
 """The score store: two models' nll of every response token of a corpus, in shards that are complete or absent.
 
 A shard is an Arrow IPC file over a fixed range of examples, whatever the number of ranks that write. It names in its
-own metadata what it was made from, so a shard cannot be mistaken for another's. `manifest.json` closes the store.
+own metadata what it was made from and the hash of its values, so a shard cannot be mistaken for another's, nor for one
+that was damaged since. `manifest.json` closes the store.
 """
 
+import errno
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +17,14 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
-from forgetting.artifacts import complete_or_absent, hash_content, hash_file, read_json, write_json
+from forgetting.artifacts import complete_or_absent, hash_content, hash_file, read_json, refuse_changed, write_json
 from forgetting.errors import UserError
 from forgetting.scores.selection import Cut, Selection, Sides, quality, sequence_means, sides
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+COLUMNS = ("nll_base", "nll_reference")
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass  # not frozen: Lightning moves batches to a device by copying their dataclasses
@@ -61,19 +67,20 @@ def write_shard(
         nll_reference: The reference's.
     """
     for name, values in (("base", nll_base), ("reference", nll_reference)):
-        if np.isnan(values).any():
+        if not np.isfinite(values).all():
             raise UserError(
-                f"The {name} model gives nll that is not a number in examples {shard.first} to {shard.last - 1} of "
-                f"{shard.split}. Nothing of them was written; score in float32 or bfloat16."
+                f"The {name} model gives nll that is no finite number in examples {shard.first} to {shard.last - 1} of "
+                f"{shard.split}. Nothing of them was written; score in float32 or bfloat16, and look at the model."
             )
-    offsets = pa.array(np.concatenate([[0], np.cumsum(num_targets)]).astype(np.int64))
-    columns = [
-        pa.LargeListArray.from_arrays(offsets, pa.array(values.astype(np.float32)))
-        for values in (nll_base, nll_reference)
-    ]
-    metadata = {"identity": hash_content(identity), "range": f"{shard.split}:{shard.first}:{shard.last}"}
+    offsets = np.concatenate([[0], np.cumsum(num_targets)]).astype(np.int64)
+    values = [column.astype(np.float32) for column in (nll_base, nll_reference)]
+    columns = [pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(column)) for column in values]
+    metadata = {
+        "identity": hash_content(identity), "range": f"{shard.split}:{shard.first}:{shard.last}",
+        "sha256": _hash_of_values(offsets, *values),
+    }  # fmt: skip
     kind = pa.large_list(pa.float32())
-    schema = pa.schema([("nll_base", kind), ("nll_reference", kind)], metadata=metadata)
+    schema = pa.schema([(name, kind) for name in COLUMNS], metadata=metadata)
     batch = pa.record_batch(columns, schema=schema)
     with (
         complete_or_absent(folder / shard.file) as temporary,
@@ -83,8 +90,15 @@ def write_shard(
         writer.write_batch(batch)
 
 
+def _hash_of_values(*arrays: np.ndarray) -> str:
+    hashed = hashlib.sha256()
+    for array in arrays:
+        hashed.update(np.ascontiguousarray(array).tobytes())
+    return hashed.hexdigest()
+
+
 def has_shard(folder: Path, shard: ShardRange, identity: dict[str, Any]) -> bool:
-    """Whether the shard is there and whole. One that is cut short counts as absent: it is scored again.
+    """Whether the shard is there and whole. One that is cut short or damaged counts as absent: it is scored again.
 
     Raises:
         UserError: It was made from something else.
@@ -94,8 +108,13 @@ def has_shard(folder: Path, shard: ShardRange, identity: dict[str, Any]) -> bool
         return False
     try:
         with pa.memory_map(str(path)) as source:
-            metadata = pa.ipc.open_file(source).schema.metadata or {}
-    except pa.ArrowInvalid:
+            table = pa.ipc.open_file(source).get_batch(0)
+            metadata = table.schema.metadata or {}
+            lists = [table.column(name) for name in COLUMNS]
+            found = _hash_of_values(lists[0].offsets.to_numpy(), *(column.values.to_numpy() for column in lists))
+    except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError):  # what a damaged file may look like
+        return False
+    if metadata.get(b"sha256") != found.encode():
         return False
     if metadata.get(b"identity") != hash_content(identity).encode():
         raise UserError(
@@ -116,10 +135,15 @@ def close_store(folder: Path, identity: dict[str, Any], ranges: list[ShardRange]
     """
     shards = [
         {"file": r.file, "split": r.split, "first": r.first, "last": r.last,
-         "bytes": (folder / r.file).stat().st_size, "sha256": hash_file(folder / r.file)}
+         "sha256": hash_file(folder / r.file)}
         for r in ranges
     ]  # fmt: skip
-    write_json(folder / MANIFEST, {"format": FORMAT, "identity": identity, "shards": shards, **record})
+    content = {"format": FORMAT, "identity": identity, "shards": shards, "sha256": _hash_of_manifest(identity, shards)}
+    write_json(folder / MANIFEST, {**content, **record})
+
+
+def _hash_of_manifest(identity: dict[str, Any], shards: list[dict[str, Any]]) -> str:
+    return hash_content([identity, shards])
 
 
 class ScoreStore:
@@ -137,16 +161,14 @@ class ScoreStore:
         if not (folder / MANIFEST).is_file():
             state = "is unfinished" if folder.is_dir() and any(folder.rglob("*.arrow")) else "does not exist"
             raise UserError(f"The score store {folder} {state}.")
-        self.manifest: dict[str, Any] = read_json(folder / MANIFEST)
+        remedy = f"Remove {folder / MANIFEST} and score again: only what is missing or damaged is made."
+        self.manifest: dict[str, Any] = read_json(folder / MANIFEST, dict, ["format", "identity", "shards"], remedy)
+        if self.manifest["format"] != FORMAT:
+            raise UserError(f"{folder} has format {self.manifest['format']}, this version reads {FORMAT}. {remedy}")
         self.identity: dict[str, Any] = self.manifest["identity"]
-        for shard in self.manifest["shards"]:
-            path = folder / shard["file"]
-            size = path.stat().st_size if path.is_file() else 0
-            if size != shard["bytes"]:
-                raise UserError(
-                    f"{path} has {size} bytes where the store's manifest says {shard['bytes']}: it was cut short or "
-                    f"changed. Remove it and {folder / MANIFEST}, and score again: only what is missing is made."
-                )
+        refuse_changed(folder, {shard["file"]: shard["sha256"] for shard in self.manifest["shards"]}, remedy)
+        if self.manifest.get("sha256") != _hash_of_manifest(self.identity, self.manifest["shards"]):
+            raise UserError(f"{folder / MANIFEST} was changed or damaged since it was written. {remedy}")
 
     @classmethod
     def open(cls, folder: Path) -> "ScoreStore":
@@ -176,16 +198,21 @@ class ScoreStore:
 
     def sides(self, selection: Selection) -> Sides:
         """The cuts that a selection makes in D_train; kept beside the store, so that a second run only reads them."""
-        key = hash_content([self.hash, selection.record()])[:16]
-        path = self.folder / f"selection-{key}.json"
-        if path.is_file():
-            return _sides_from_json(read_json(path)["sides"])
+        key = hash_content([self.hash, selection.record()])
+        path = self.folder / f"selection-{key[:16]}.json"
+        if (kept := _kept_sides(path, key)) is not None:
+            return kept
         split = self.split("train")
         tokens = selection.granularity == "token"
         found = sides(
             split.qualities if tokens else split.mean_qualities, split.num_tokens if tokens else len(split), selection
         )
-        write_json(path, {"store": self.hash, "selection": selection.record(), "sides": _sides_to_json(found)})
+        content = _sides_to_json(found)
+        try:
+            write_json(path, {"key": key, "sides": content, "sha256": hash_content(content)})
+        except OSError as error:  # a store that is shared may not be ours to write to: find the cut again next time
+            if error.errno not in READ_ONLY:
+                raise
         return found
 
 
@@ -210,7 +237,7 @@ class ScoredSplit:
     def shard_columns(self, number: int) -> tuple[Float[np.ndarray, " tokens"], Float[np.ndarray, " tokens"]]:
         """`nll_base` and `nll_reference` of a shard, without a copy."""
         table = self._tables[number]
-        base, reference = (table.column(c).values.to_numpy() for c in ("nll_base", "nll_reference"))
+        base, reference = (table.column(c).values.to_numpy() for c in COLUMNS)
         return base, reference
 
     @property
@@ -243,6 +270,17 @@ class ScoredSplit:
         a, b = self._offsets[shard][index - self._firsts[shard] : index - self._firsts[shard] + 2]
         base, reference = self.shard_columns(shard)
         return int(self._positions[shard] + a), quality(base[a:b], reference[a:b])
+
+
+def _kept_sides(path: Path, key: str) -> Sides | None:
+    """The cuts in a file; None where it is absent, damaged or another's: they are found again then."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["key"] != key or content["sha256"] != hash_content(content["sides"]):
+            return None
+        return _sides_from_json(content["sides"])
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        return None
 
 
 def _sides_to_json(found: Sides) -> dict[str, Any]:

@@ -87,10 +87,12 @@ class ForgettingData(LightningDataModule):
         if split == "reference":  # every response token of D_ref is learned, whatever the experiment's ρ
             positive_fraction, forget_fraction, threshold = "all", None, None
         self.selection = Selection(positive_fraction, granularity, forget_fraction, threshold)
-        for name, value in (("max_length", max_length), ("batch_size", batch_size),
-                            ("micro_batch_tokens", micro_batch_tokens), ("shard_size", shard_size)):  # fmt: skip
-            if value is not None and value < 1:
-                raise UserError(f"data.{name} is {value}; it must be at least 1.")
+        for name, value, least in (
+            ("max_length", max_length, 2), ("batch_size", batch_size, 1), ("micro_batch_tokens", micro_batch_tokens, 1),
+            ("shard_size", shard_size, 1), ("num_workers", num_workers, 0), ("reference_seed", reference_seed, 0),
+        ):  # fmt: skip
+            if value is not None and value < least:
+                raise UserError(f"data.{name} is {value}; it must be at least {least}.")
         self.configuration = corpus
         self.backbone, self.revision = backbone, revision
         self.corpora = corpora
@@ -113,6 +115,8 @@ class ForgettingData(LightningDataModule):
         self.store_identity: dict[str, Any] = {}
         self.pending: list[ShardRange] = []
         self.validation_sides = (0, 0)
+        self.resumed_steps = 0
+        """Optimiser steps in the checkpoint that is about to be restored; the Trainer sets it."""
 
     def open_corpus(self) -> tuple[Corpus, TokenizedCorpus]:
         """The corpus and its tokens, made where they do not exist yet."""
@@ -235,9 +239,11 @@ class ForgettingData(LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         dataset = StepDataset(split, self.side_masks(split), self.token_budget, trainer.global_rank, trainer.world_size)
+        # Lightning asks for the loader, and starts its workers, before it restores the checkpoint.
         sampler = StepSampler(
-            len(split), self.batch_size, self.seed if self.shuffle else None, lambda: trainer.global_step
-        )
+            len(split), self.batch_size, self.seed if self.shuffle else None,
+            lambda: max(trainer.global_step, self.resumed_steps),
+        )  # fmt: skip
         return DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader[SidedBatch] | list[Any]:

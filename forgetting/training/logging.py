@@ -3,6 +3,8 @@
 import csv
 import netrc
 import os
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -10,9 +12,16 @@ from urllib.parse import urlparse
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from forgetting.artifacts import complete_or_absent, sync
+
+ROWS_AT_ONCE = 50
+
 
 class MetricsFile(Logger):
-    """One row for each logged step, in one CSV file. A resumed run keeps the rows up to where it goes on.
+    """One row for each logged step, in one CSV file. A resumed run keeps the rows up to where it resumes.
+
+    Rows are appended; only a new column makes the file be written again. The row of the last step is held back, since
+    its validation may still add to it.
 
     Args:
         path: The file.
@@ -21,8 +30,8 @@ class MetricsFile(Logger):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        self._rows: list[dict[str, Any]] | None = None
-        self._pending = 0
+        self._columns: list[str] = []
+        self._rows: list[dict[str, Any]] = []  # not in the file yet
 
     @property
     def name(self) -> str:
@@ -37,11 +46,13 @@ class MetricsFile(Logger):
     @rank_zero_only
     def start_at(self, step: int) -> None:
         """Forget what was logged at or after `step`: it will be logged again."""
+        rows = [row for row in self._written() if int(row["step"]) < step]
+        self._columns = list(rows[0]) if rows else []
         self._rows = []
-        if step and self.path.is_file():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
-            self._rows = [row for row in rows if int(row["step"]) < step]
+        if rows:
+            self._write_whole(rows)
+        else:
+            self.path.unlink(missing_ok=True)
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -50,43 +61,60 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Add a row, or add to the row of this step."""
-        rows = self._rows = self._rows if self._rows is not None else []
-        number = len(rows) if step is None else step
+        assert step is not None, "a row belongs to a step"
         values = {key: value for key, value in metrics.items() if key != "epoch"}
-        if rows and rows[-1]["step"] == number:
-            rows[-1].update(values)
+        if self._rows and self._rows[-1]["step"] == step:
+            self._rows[-1].update(values)
         else:
-            rows.append({"step": number, **values})
-        self._pending += 1
+            self._rows.append({"step": step, **values})
 
     @rank_zero_only
     def save(self) -> None:
         """Called after every step: write now and then."""
-        if self._pending >= 50:
-            self.write()
+        if len(self._rows) > ROWS_AT_ONCE:
+            self._append(self._rows[:-1])
+            self._rows = self._rows[-1:]
 
     @rank_zero_only
     def write(self) -> None:
-        """Write the file whole: columns may have come, and a file is complete or the old one."""
-        if not self._rows or not self._pending:
-            return
-        columns = list(dict.fromkeys(key for row in self._rows for key in row))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".partial")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self._rows)
-        os.replace(temporary, self.path)
-        self._pending = 0
+        """Write what was logged so far, and flush it to disk."""
+        if self._rows:
+            self._append(self._rows)
+            self._rows = []
+            sync(self.path)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write what is not written yet."""
         self.write()
 
+    def _append(self, rows: list[dict[str, Any]]) -> None:
+        columns = list(dict.fromkeys([*self._columns, *(key for row in rows for key in row)]))
+        if columns != self._columns or not self.path.exists():
+            before = self._written() if self._columns else []
+            self._columns = columns
+            self._write_whole([*before, *rows])
+            return
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, columns).writerows(rows)
 
-def wandb_logger(settings: dict[str, Any], run_id: str, seed: int, folder: Path) -> WandbLogger:
+    def _write_whole(self, rows: list[dict[str, Any]]) -> None:
+        with complete_or_absent(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def _written(self) -> list[dict[str, Any]]:
+        """The whole rows of the file. A killed process may have left its last one in part."""
+        if not self.path.is_file():
+            return []
+        text = self.path.read_text(encoding="utf-8")
+        head, *lines = csv.reader(text[: text.rfind("\n") + 1].splitlines()) if "\n" in text else [[]]
+        rows = [dict(zip(head, line, strict=True)) for line in lines if len(line) == len(head)]
+        return [row for row in rows if row.get("step", "").isdigit()]
+
+
+def wandb_logger(settings: dict[str, Any], run_id: str, seed: int, folder: Path, identity: str) -> WandbLogger:
     """A Weights & Biases logger that never asks for anything: without a key it logs offline, into the run folder.
 
     Args:
@@ -94,11 +122,37 @@ def wandb_logger(settings: dict[str, Any], run_id: str, seed: int, folder: Path)
         run_id: The run's id; its name there is `<id>/seed-<n>`, its group the id.
         seed: The run's seed.
         folder: The run's folder.
+        identity: Its id there: a resumed run goes on in the same one.
     """
-    options = {"project": "forgetting", "group": run_id, "name": f"{run_id}/seed-{seed}", **settings}
-    mode = options.pop("mode", None) or os.environ.get("WANDB_MODE") or ("online" if _has_wandb_key() else "offline")
+    options = {
+        "project": "forgetting", "group": run_id, "name": f"{run_id}/seed-{seed}", "id": identity, **settings,
+    }  # fmt: skip
+    mode = wandb_mode(options.pop("mode", None))
     folder.mkdir(parents=True, exist_ok=True)
     return WandbLogger(save_dir=str(folder), mode=mode, log_model=False, **options)
+
+
+def wandb_mode(asked: str | None) -> str:
+    """Online where there is a key and the server answers, else offline; what is asked for is kept.
+
+    wandb itself tries for a minute and a half, then raises, and nothing has been trained.
+    """
+    mode = asked or os.environ.get("WANDB_MODE")
+    if mode is not None:
+        return mode
+    if not _has_wandb_key():
+        return "offline"
+    server = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    port = server.port or (80 if server.scheme == "http" else 443)
+    try:
+        socket.create_connection((server.hostname or "", port), timeout=5).close()
+    except OSError as error:
+        print(
+            f"Weights & Biases ({server.hostname}) does not answer ({error}): this run is logged offline. Send it "
+            "later with `wandb sync`.", file=sys.stderr,
+        )  # fmt: skip
+        return "offline"
+    return "online"
 
 
 def _has_wandb_key() -> bool:

@@ -150,6 +150,11 @@ class FineTuner(LightningModule):
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         assert not isinstance(optimizer, list)
         number = self.trainer.global_step
+        if step.number != number:
+            raise RuntimeError(
+                f"the loader gave step {step.number} where step {number} is due: training on it would leave sequences "
+                "out or take them twice. Whatever resumes the run must tell the sampler where it will stand."
+            )
         self._seed_dropout(number)
         coefficient = self.objective.coefficient(number, self.total_steps)
         optimizer.zero_grad()
@@ -165,6 +170,12 @@ class FineTuner(LightningModule):
             nll = nll.detach()
             sums += torch.stack([part.detach(), nll[batch.positive_mask].sum(), nll[batch.negative_mask].sum()])
         norm, rate = self._clip_gradient(), float(optimizer.param_groups[0]["lr"])
+        if not torch.isfinite(norm):  # the same on every rank, since gradients are averaged over them
+            raise UserError(
+                f"Step {number}: the gradient's norm is {norm.item()}. Nothing was changed by this step; the run is as "
+                "its last checkpoint has it. Lower model.learning_rate or λ (t_max), set model.gradient_clip, or look "
+                "for damaged weights; the same command resumes there."
+            )
         optimizer.step()
         schedule.step()  # type: ignore[union-attr]
         self._log_step(step, sums, coefficient, norm, rate)
@@ -186,10 +197,11 @@ class FineTuner(LightningModule):
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[operator]
 
     def _log_step(self, step: OptimizerStep, sums: Tensor, coefficient: float, norm: Tensor, rate: float) -> None:
+        number = step.number
         now, before = time.perf_counter(), self._last_step_end
         self._last_step_end = now
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (self.trainer.global_step - 1) % every and not self.trainer.is_last_batch:
+        if not every or (number % every and not self.trainer.is_last_batch):
             return
         loss, positive, negative = self.trainer.strategy.reduce(sums, reduce_op="sum")
         values: dict[str, Any] = {
@@ -202,8 +214,13 @@ class FineTuner(LightningModule):
             values["train/nll_negative"] = negative / step.num_negative
         if before is not None:
             values["train/tokens_per_second"] = step.num_tokens / (now - before)
-        self.log_dict({name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()})
-        self.log("loss", loss.float(), prog_bar=True, logger=False)
+        # Logged here and not by Lightning, which does it after the checkpoint of this step is written: a run resumed
+        # from there would lack the row. It stays among the metrics that callbacks can monitor.
+        row = {name: float(value) for name, value in values.items()}
+        for logger in self.loggers if self.trainer.is_global_zero else ():
+            logger.log_metrics(row, step=number)
+        self.log_dict({name: torch.tensor(value) for name, value in row.items()}, logger=False)
+        self.log("loss", row["train/loss"], prog_bar=True, logger=False)
 
     # --- held-out nll and scores -------------------------------------------------------------------------------------
 

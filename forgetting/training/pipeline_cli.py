@@ -1,30 +1,27 @@
 """LightningCLI for the commands that need a Trainer: links, run folders, resuming."""
 
-import pickle
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import forgetting.training.objectives  # noqa: F401 - so that objectives can be named without their module
-from forgetting.artifacts import write_json
+from forgetting.artifacts import complete_or_absent, write_json
 from forgetting.errors import UserError
+from forgetting.lock import locked
+from forgetting.model.lora import adapter_hash
 from forgetting.run import Run, RunSettings, computed
+from forgetting.training.checkpoints import ResumePoint, load_checkpoint, resume_from
 from forgetting.training.data import ForgettingData
 from forgetting.training.logging import MetricsFile, wandb_logger
 from forgetting.training.module import FineTuner
 from forgetting.training.naming import Naming
 from forgetting.training.provenance import InputCheck
-from forgetting.training.records import CostRecord, RunRecord
+from forgetting.training.records import Cost, RunRecord
 from forgetting.training.refusals import refuse_settings
 from forgetting.training.trainer import Trainer
 
@@ -96,25 +93,22 @@ class PipelineCLI(LightningCLI):
         self.config_text = self._parser(self.command).dump(saved, skip_unset=False, skip_validation=True)
         plain = yaml.safe_load(self.config_text)
         root = Path(settings.root)
-        self.run = Run(
-            settings.id, config.seed_everything, computed(plain), root / settings.id / f"seed-{config.seed_everything}"
-        )
+        self.run = Run(settings.id, config.seed_everything, computed(plain), root)
         if config.data.split == "reference":
-            config.data.store = self.run.scores
+            config.data.store = config.data.store or self.run.scores
         elif config.data.store is None and reference is not None:
             config.data.store = root / reference / f"seed-{config.data.reference_seed}" / "scores"
-        self.run.refuse_another()
+        self.run.refuse_another(precision=self.command == "fit")
         if reference is not None:
-            self._refuse_edited_reference(root / reference / f"seed-{config.data.reference_seed}")
+            self._refuse_edited_reference(reference, config.data.reference_seed, root)
         if self.command != "fit":
             config.model.adapter = self._trained_adapter(config)
 
-    def _refuse_edited_reference(self, folder: Path) -> None:
+    def _refuse_edited_reference(self, reference: str, seed: int, root: Path) -> None:
         """A reference whose experiment was edited since it was trained is not the one that this run names."""
         now = self.naming.reference_computed
-        if now is None or not (folder / "provenance.json").is_file():
-            return
-        Run(str(folder), 0, now, folder).refuse_another()
+        if now is not None:
+            Run(reference, seed, now, root).refuse_another(precision=False)
 
     def _trained_adapter(self, config: Namespace) -> Path:
         if self.command == "score" and config.data.split != "reference":
@@ -132,31 +126,37 @@ class PipelineCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer, with what every run records."""
         settings = self.config[self.command].run
-        self.cost = CostRecord(self.command, self.run.folder)
-        callbacks: list[Any] = [self.cost]
+        callbacks: list[Any] = []
         loggers: list[Any] = []
         if self.command == "fit":
             metrics = MetricsFile(self.run.folder / "metrics.csv")
             loggers = [metrics]
             if settings.wandb is not None:
-                loggers.append(wandb_logger(settings.wandb, self.run.id, self.run.seed, self.run.folder))
-            callbacks += [
-                RunRecord(self.run, self.config_text, metrics, self.cost),
-                # One file, written in place of the last: what a killed run goes on from.
-                ModelCheckpoint(
-                    self.run.checkpoint.parent, filename=self.run.checkpoint.stem, save_top_k=1,
-                    every_n_train_steps=settings.checkpoint_every_n_steps, enable_version_counter=False,
-                ),
+                identity = self._wandb_identity()
+                loggers.append(wandb_logger(settings.wandb, self.run.id, self.run.seed, self.run.folder, identity))
+            callbacks = [
+                Cost(self.run.folder), RunRecord(self.run, self.config_text, metrics),
+                ResumePoint(self.run.checkpoint, settings.checkpoint_every_n_steps),
             ]  # fmt: skip
         else:
-            callbacks.append(InputCheck(self.run))
+            callbacks = [InputCheck(self.run)]
         self.trainer_defaults = {"callbacks": callbacks}
         own = self._get(self.config_init, "trainer").get("logger")
         if own not in (None, True, False):
             loggers += own if isinstance(own, list) else [own]
         return super().instantiate_trainer(  # type: ignore[return-value]
-            logger=loggers, enable_checkpointing=self.command == "fit", default_root_dir=str(self.run.folder), **kwargs
-        )
+            # Lightning looks into the root folder for checkpoints that nobody asked for: there is none here.
+            logger=loggers, enable_checkpointing=self.command == "fit",
+            default_root_dir=str(self.run.folder / "lightning"), **kwargs,
+        )  # fmt: skip
+
+    def _wandb_identity(self) -> str:
+        """The run's id at Weights & Biases, the same for every launch that the run takes."""
+        file = self.run.folder / "wandb.id"
+        if not file.is_file():
+            with complete_or_absent(file) as temporary:
+                temporary.write_text(uuid.uuid4().hex[:16], encoding="utf-8")
+        return file.read_text(encoding="utf-8").strip()
 
     def after_instantiate_classes(self) -> None:
         """Errors of the data module name the command that makes what is missing."""
@@ -164,64 +164,41 @@ class PipelineCLI(LightningCLI):
 
     def fit(self, model: FineTuner, datamodule: ForgettingData, ckpt_path: str | None = None, **options: Any) -> None:
         """Train, from the last checkpoint where there is one."""
-        if self.run.adapter.is_dir():
-            print(f"{self.run.folder} is complete: its adapter is trained. Give another --run.root to train it again.")
+        with locked(self.run.folder) if self.trainer.is_global_zero else nullcontext():
+            self._fit(model, datamodule, ckpt_path, options)
+
+    def _fit(self, model: FineTuner, datamodule: ForgettingData, ckpt_path: str | None, options: dict) -> None:
+        if self.run.adapter.exists():
+            adapter_hash(self.run.adapter)  # complete means that the weights are there, and whole
+            print(f"{self.run.folder} is complete: its adapter is trained. Remove that folder to train it again.")
             return
-        if ckpt_path is None:
-            ckpt_path = str(self.run.checkpoint) if self.run.checkpoint.is_file() else None
-        else:
-            ckpt_path = str(self.run.checkpoint) if ckpt_path == "last" else ckpt_path
-            if not Path(ckpt_path).is_file():
-                raise UserError(f"There is no checkpoint {ckpt_path} to go on from; leave --ckpt_path out to begin.")
-        if getattr(self.trainer.strategy, "_save_distributed_checkpoint", False):
-            raise UserError(
-                "ModelParallelStrategy would write checkpoints that are folders: set its save_distributed_checkpoint "
-                "to false. A checkpoint holds the adapter alone and is small."
-            )
-        if ckpt_path is not None:
-            _refuse_damaged(Path(ckpt_path))
-            print(f"going on from {ckpt_path}")
-        with _terminated_means_failed():
-            self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True, **options)
-        if self.trainer.interrupted:
-            raise KeyboardInterrupt
+        found = resume_from(self.run)
+        if ckpt_path == "last" and found is None:
+            raise UserError(f"There is no checkpoint {self.run.checkpoint} to resume from; leave --ckpt_path out.")
+        path = found if ckpt_path in (None, "last") else Path(ckpt_path)
+        if path is not None:
+            if not path.is_file():
+                raise UserError(f"There is no checkpoint {path} to resume from; leave --ckpt_path out to begin.")
+            load_checkpoint(path)  # damaged: said here, before anything is loaded
+            print(f"resuming from {path}")
+        checkpoint = None if path is None else str(path)
+        self.trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True, **options)
         if self.trainer.global_step < model.total_steps:
             raise UserError(
                 f"Training stopped at step {self.trainer.global_step} of {model.total_steps}: there is no adapter. Run "
-                f"the same command to go on from {self.run.checkpoint}, if it was reached."
+                f"the same command to resume from {self.run.checkpoint}, if it was reached."
             )
 
     def validate(self, model: FineTuner, datamodule: ForgettingData, **options: Any) -> None:
         """Held-out nll, printed and written to validation.json."""
         results = self.trainer.validate(model, datamodule=datamodule, **options)
         if self.trainer.is_global_zero:
-            write_json(self.run.folder / "validation.json", results[0] if results else {})
+            made_from = {"adapter": model.adapter_hash, "precision": self.trainer.precision}
+            write_json(self.run.folder / "validation.json", {**(results[0] if results else {}), **made_from})
 
     def score(self, model: FineTuner, datamodule: ForgettingData, **options: Any) -> None:
         """Score what the store lacks."""
         assert isinstance(self.trainer, Trainer)
-        with _terminated_means_failed():
-            self.trainer.score(model, datamodule=datamodule, **options)
+        self.trainer.score(model, datamodule=datamodule, **options)
         if self.trainer.is_global_zero:
-            self.cost.write(self.trainer)
-            print(f"scores in {self.run.scores}")
-
-
-@contextmanager
-def _terminated_means_failed() -> Iterator[None]:
-    """Lightning ends quietly on SIGTERM, with status 0; whoever waits for the run must see that it did not finish."""
-    try:
-        yield
-    except SIGTERMException:
-        sys.exit(128 + signal.SIGTERM)
-
-
-def _refuse_damaged(checkpoint: Path) -> None:
-    """Refuse a checkpoint that cannot be read, by name."""
-    try:
-        torch.load(checkpoint, weights_only=True, map_location="cpu")
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"The checkpoint {checkpoint} cannot be read ({type(error).__name__}): it may be cut short. Remove it to "
-            "begin the run anew."
-        ) from error
+            print(f"scores in {datamodule.store_folder}")

@@ -5,14 +5,17 @@ from importlib.metadata import version
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback
 
-from forgetting.artifacts import read_json
+from forgetting.artifacts import hash_content
 from forgetting.errors import UserError
 from forgetting.model.backbone import backbone_identity
 from forgetting.run import Run
 from forgetting.training.data import ForgettingData
 from forgetting.training.module import FineTuner
+
+FORMAT = 2
 
 
 def versions() -> dict[str, str]:
@@ -22,19 +25,24 @@ def versions() -> dict[str, str]:
 
 
 def provenance(run: Run, data: ForgettingData, module: FineTuner) -> dict[str, Any]:
-    """What `provenance.json` of a run says: every input by its hash."""
-    store, sides = data.store, data.sides
+    """What a run is made from: every input by its hash."""
+    sides = data.sides
     return {
-        "format": 1, "id": run.id, "seed": run.seed, "config_hash": run.config_hash, "computed": run.computed,
-        "inputs": {
-            **common_inputs(data, module),
-            "adapter": module.adapter_hash,
-            "store": None if store is None else store.hash,
-            "reference": None if store is None else store.identity["adapter"],
-        },
+        "format": FORMAT, "id": run.id, "seed": run.seed, "config_hash": run.config_hash, "computed": run.computed,
+        "inputs": all_inputs(data, module),
         "sides": None if sides is None else {"num_positive": sides.num_positive, "num_negative": sides.num_negative},
         "unmatched_targets": module.unmatched_targets,
-        "versions": versions(),
+    }  # fmt: skip
+
+
+def launch(trainer: lightning.Trainer, data: ForgettingData, module: FineTuner) -> dict[str, Any]:
+    """Where and how one launch of a run computes: what changes digits at most, such as which draws dropout makes."""
+    return {
+        "versions": versions(), "device": device_name(trainer.strategy.root_device),
+        "num_processes": trainer.world_size, "strategy": type(trainer.strategy).__name__,
+        "micro_batch_tokens": data.token_budget,
+        "activation_checkpointing": module.activation_checkpointing, "compile": module.compile_decoder,
+        "attention": module.attention,
     }  # fmt: skip
 
 
@@ -46,27 +54,57 @@ def common_inputs(data: ForgettingData, module: FineTuner) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def all_inputs(data: ForgettingData, module: FineTuner) -> dict[str, Any]:
+    """The inputs of training."""
+    store = data.store
+    return {
+        **common_inputs(data, module),
+        "adapter": module.adapter_hash,
+        "store": None if store is None else store.hash,
+        "reference": None if store is None else store.identity["adapter"],
+    }
+
+
+def checkpoint_identity(run: Run, inputs: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of the run that it belongs to."""
+    hashes = {**inputs, "base": inputs["base"]["hash"]}  # whatever the base is called
+    return {"id": run.id, "seed": run.seed, "config_hash": run.config_hash, "inputs": hash_content(hashes)}
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
+
+
 def refuse_other_inputs(run: Run, inputs: dict[str, Any], trainer: lightning.Trainer) -> None:
-    """Refuse to go on with a run whose inputs have changed. Every rank calls it and every rank raises.
+    """Refuse to resume a run whose inputs have changed. Every rank calls it and every rank raises.
 
     Raises:
         UserError: What the run was made from is not what is there now.
     """
-    message = None
-    if trainer.is_global_zero and run.provenance_file.is_file():
-        before = read_json(run.provenance_file)["inputs"]
-        for name, now in inputs.items():
-            was = before.get(name)
-            if (was["hash"] != now["hash"]) if name == "base" else (was != now):
-                message = (
-                    f"{run.folder} holds a run made from another {name} ({was} there, {now} now): going on would mix "
-                    "the two. Move the folder away, or give another --run.root."
-                )
-                break
+    message = _other_inputs(run, inputs) if trainer.is_global_zero else None
     # One rank reads the file; if it alone raised, the others would wait for it.
     message = trainer.strategy.broadcast(message)
     if message is not None:
         raise UserError(message)
+
+
+def _other_inputs(run: Run, inputs: dict[str, Any]) -> str | None:
+    try:
+        record = run.provenance()
+    except UserError as error:
+        return str(error)
+    if record is None:
+        return None
+    for name, now in inputs.items():
+        was = record["inputs"].get(name)
+        same = isinstance(was, dict) and was.get("hash") == now["hash"] if name == "base" else was == now
+        if not same:
+            return (
+                f"{run.folder} holds a run made from another {name} ({was} there, {now} now): going on would mix "
+                "the two. Move the folder away, or give another --run.root."
+            )
+    return None
 
 
 class InputCheck(Callback):

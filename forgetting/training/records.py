@@ -1,10 +1,9 @@
 """What a run leaves in its folder: where it came from, what it cost, its adapter, its scores."""
 
-import platform
 import resource
-import shutil
 import sys
 import time
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,69 +15,88 @@ from lightning.pytorch.callbacks import Callback
 from peft import PeftModel
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from forgetting.artifacts import read_json, write_json
+from forgetting.artifacts import complete_folder, complete_or_absent, read_json, write_json
+from forgetting.cost import record_cost
+from forgetting.errors import UserError
+from forgetting.lock import locked
 from forgetting.model.backbone import backbone_identity
 from forgetting.run import Run
 from forgetting.scores.scoring import ShardScores, ShardWork
-from forgetting.scores.store import close_store, write_shard
+from forgetting.scores.store import ScoreStore, ShardRange, close_store, write_shard
 from forgetting.training.data import ForgettingData
 from forgetting.training.estimate import estimate
 from forgetting.training.logging import MetricsFile
 from forgetting.training.module import FineTuner
-from forgetting.training.provenance import provenance, refuse_other_inputs, versions
+from forgetting.training.provenance import (
+    all_inputs,
+    checkpoint_identity,
+    device_name,
+    launch,
+    provenance,
+    refuse_other_inputs,
+    versions,
+)
 
 LOOK_AHEAD = 1000
 """Steps whose micro-batches are looked at to tell what memory the largest will take."""
 
 
-def device_name(device: torch.device) -> str:
-    """The device in words."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
+class Cost(Callback):
+    """What `fit` takes: seconds and tokens of the steps that the adapter is made from, over all launches.
 
-
-class CostRecord(Callback):
-    """Adds an entry to `cost.json`: wall time, device, tokens and peak memory of a stage (the form of Table 11).
+    The clock runs from the first step, with the waiting for data and without validation. It is kept in the checkpoint:
+    steps that a kill undid are not counted, and those of earlier launches are.
 
     Args:
-        stage: `fit` or `score`.
-        folder: Where the file lies.
+        folder: The run's.
     """
 
-    def __init__(self, stage: str, folder: Path) -> None:
-        self.stage = stage
-        self.path = folder / "cost.json"
-        self.tokens = 0
-        self.start = time.perf_counter()
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.seconds, self.tokens, self.launches = 0.0, 0, 0
+        self._mark = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"seconds": self.seconds, "tokens": self.tokens, "launches": self.launches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self.seconds, self.tokens = state_dict["seconds"], state_dict["tokens"]
+        self.launches = state_dict["launches"]
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """The clock starts; the checkpoint, if any, is restored by now."""
+        self.launches += 1
+        self._mark = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:  # fmt: skip
-        """Count a step's tokens."""
+        """Count a step, of all ranks together."""
+        now = time.perf_counter()
+        self.seconds, self._mark = self.seconds + now - self._mark, now
         self.tokens += batch.num_tokens
 
-    def on_predict_batch_end(
-        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: ShardWork, batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
-        """Count a shard's tokens, padding included."""
-        self.tokens += sum(
-            b.input_ids.numel() for b, rows in zip(batch.micro_batches, batch.members, strict=True) if rows
-        )
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Leave out what validation took."""
+        self._mark = time.perf_counter()
 
-    def write(self, trainer: lightning.Trainer) -> None:
-        """Add the entry."""
-        device = trainer.strategy.root_device
-        if device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(device)
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        entries = read_json(self.path, list) if self.path.is_file() else []
-        seconds = time.perf_counter() - self.start
-        entry = {
-            "stage": self.stage, "seconds": seconds, "device": device_name(device), "num_devices": trainer.world_size,
-            "tokens": self.tokens, "peak_memory_bytes": peak,
-        }  # fmt: skip
-        write_json(self.path, [*entries, entry])
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write the entry, if the run is complete."""
+        assert isinstance(pl_module, FineTuner)
+        if trainer.is_global_zero and trainer.global_step >= pl_module.total_steps:
+            entry = {"stage": "fit", "seconds": self.seconds, "tokens": self.tokens, "launches": self.launches}
+            record_cost(self.folder, {**entry, **_machine(trainer)}, replace=True)
+
+
+def _machine(trainer: lightning.Trainer) -> dict[str, Any]:
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"device": device_name(device), "num_devices": trainer.world_size, "peak_memory_bytes": peak}
 
 
 class RunRecord(Callback):
@@ -88,29 +106,28 @@ class RunRecord(Callback):
         run: The run.
         config_text: The whole configuration, for `fit.yaml`.
         metrics: The run's metrics file.
-        cost: What the run costs.
     """
 
-    def __init__(self, run: Run, config_text: str, metrics: MetricsFile, cost: CostRecord) -> None:
+    def __init__(self, run: Run, config_text: str, metrics: MetricsFile) -> None:
         self.run = run
         self.config_text = config_text
         self.metrics = metrics
-        self.cost = cost
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Everything is loaded and nothing is trained yet: say what this run is made from."""
-        assert isinstance(pl_module, FineTuner)
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, ForgettingData)
-        made_from = provenance(self.run, data, pl_module)
+        module, data = _parts(trainer, pl_module)
+        made_from = provenance(self.run, data, module)
         refuse_other_inputs(self.run, made_from["inputs"], trainer)
         if trainer.is_global_zero:
             self.run.folder.mkdir(parents=True, exist_ok=True)
-            (self.run.folder / "fit.yaml").write_text(self.config_text, encoding="utf-8")
-            write_json(self.run.provenance_file, made_from)
+            before = self.run.provenance() or {"launches": []}
+            launches = [*before["launches"], launch(trainer, data, module)]
+            with complete_or_absent(self.run.folder / "fit.yaml") as temporary:
+                temporary.write_text(self.config_text, encoding="utf-8")
+            write_json(self.run.provenance_file, {**made_from, "launches": launches})
             for logger in trainer.loggers:
                 logger.log_hyperparams(yaml.safe_load(self.config_text))
-            print(preflight(trainer, pl_module), flush=True)
+            print(preflight(trainer, module), flush=True)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """The checkpoint, if any, is restored by now."""
@@ -119,8 +136,24 @@ class RunRecord(Callback):
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """What was logged up to a checkpoint is on disk when the checkpoint is."""
+        """Say whose it is. What was logged up to a checkpoint is on disk when the checkpoint is."""
+        module, data = _parts(trainer, pl_module)
+        checkpoint["run"] = checkpoint_identity(self.run, all_inputs(data, module))
         self.metrics.write()
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse the checkpoint of another run."""
+        module, data = _parts(trainer, pl_module)
+        ours, theirs = checkpoint_identity(self.run, all_inputs(data, module)), checkpoint.get("run") or {}
+        odd = [name for name in ours if theirs.get(name) != ours[name]]
+        if odd:
+            raise UserError(
+                f"The checkpoint {trainer.ckpt_path} is of another run than {self.run.folder}: "
+                + "; ".join(f"{name} is {theirs.get(name)!r} there, {ours[name]!r} here" for name in odd)
+                + ". Leave --ckpt_path out; to start from another run's adapter give it as model.adapter."
+            )
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save the adapter as a plain PEFT folder."""
@@ -128,8 +161,13 @@ class RunRecord(Callback):
         if trainer.global_step < pl_module.total_steps:
             return  # interrupted: the checkpoint says where to go on
         save_adapter(pl_module, self.run.adapter, trainer.is_global_zero)
-        if trainer.is_global_zero:
-            self.cost.write(trainer)
+
+
+def _parts(trainer: lightning.Trainer, module: lightning.LightningModule) -> tuple[FineTuner, ForgettingData]:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(module, FineTuner)
+    assert isinstance(data, ForgettingData)
+    return module, data
 
 
 def preflight(trainer: lightning.Trainer, module: FineTuner) -> str:
@@ -148,10 +186,10 @@ def preflight(trainer: lightning.Trainer, module: FineTuner) -> str:
         lines.append(f"{data.sides.num_positive:,} {ranked} positive, {data.sides.num_negative:,} negative")
     loader: Any = data.train_dataloader()
     steps = list(islice(loader.sampler, LOOK_AHEAD))
-    most_tokens = max(loader.dataset.largest(indices) for indices in steps)
-    expected = estimate(trainer, module, loader.dataset[steps[0]], most_tokens)
-    if expected is not None:
-        lines.append(str(expected))
+    if steps:  # none are left where only the adapter is still to be written
+        most_tokens = max(loader.dataset.largest(indices) for _, indices in steps)
+        expected = estimate(trainer, module, loader.dataset[steps[0]], most_tokens)
+        lines += [] if expected is None else [str(expected)]
     if module.unmatched_targets:
         lines.append(f"LoRA targets that match no layer of this backbone: {', '.join(module.unmatched_targets)}")
     return "\n".join(lines)
@@ -173,15 +211,30 @@ def save_adapter(module: FineTuner, folder: Path, write: bool) -> None:
         state = get_model_state_dict(model, options=options)
     if not write:
         return
-    temporary = folder.with_name(".adapter.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(str(temporary), state_dict=state, safe_serialization=True)
-    (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    temporary.replace(folder)
+    with complete_folder(folder) as temporary:
+        model.save_pretrained(str(temporary), state_dict=state, safe_serialization=True)
+        (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 
 class ScoreWriter(Callback):
-    """Writes each shard as it is scored, and the manifest at the end."""
+    """Writes each shard as it is scored, and what it took beside the shards: an interrupted store adds up."""
+
+    def __init__(self) -> None:
+        self._held = ExitStack()
+        self._start = 0.0
+
+    def on_predict_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """One launch at a time writes; a complete store is not written to, and may lie where nobody can."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if data.pending and trainer.is_global_zero:
+            self._held.enter_context(locked(data.store_folder))
+
+    def on_predict_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: ShardWork, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """The shard's clock starts."""
+        self._start = time.perf_counter()
 
     def on_predict_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: ShardScores | None,
@@ -190,8 +243,13 @@ class ScoreWriter(Callback):
         """Write a shard."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if outputs is not None:
+            shard = outputs.shard
+            lengths = data.tokens.split(shard.split).lengths[shard.first : shard.last]
+            seconds = time.perf_counter() - self._start
+            took = {"seconds": seconds / trainer.world_size, "tokens": 2 * int(lengths.sum())}  # two models read it
+            write_json(_cost_file(data.store_folder, shard), took)
             write_shard(
-                data.store_folder, outputs.shard, data.store_identity, outputs.num_targets, outputs.nll_base,
+                data.store_folder, shard, data.store_identity, outputs.num_targets, outputs.nll_base,
                 outputs.nll_reference,
             )  # fmt: skip
 
@@ -199,11 +257,35 @@ class ScoreWriter(Callback):
         """Every rank has written its shards."""
         trainer.strategy.barrier("scores")
 
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Let go of the store."""
+        self._held.close()
 
-def finish_store(trainer: lightning.Trainer, module: FineTuner, data: ForgettingData) -> None:
-    """Write the manifest of a store whose shards are all there; one process does."""
-    if not trainer.is_global_zero:
-        return
-    assert data.store_folder is not None
-    record = {"versions": versions(), "backbone": backbone_identity(data.backbone, data.revision)}
-    close_store(data.store_folder, data.store_identity, data.shards(), record)
+    def finish(self, trainer: lightning.Trainer, module: FineTuner, data: ForgettingData) -> None:
+        """Write the manifest of a store whose shards are all there, and what it took; one process does."""
+        folder = data.store_folder
+        assert folder is not None
+        with self._held:
+            if not trainer.is_global_zero or (not data.pending and _is_complete(folder)):
+                return
+            record = {"versions": versions(), "backbone": backbone_identity(data.backbone, data.revision)}
+            close_store(folder, data.store_identity, data.shards(), record)
+            files = [_cost_file(folder, shard) for shard in data.shards()]
+            costs = [read_json(file, dict, ["seconds", "tokens"]) for file in files if file.is_file()]
+            total = {name: sum(cost[name] for cost in costs) for name in ("seconds", "tokens")}
+            assert module.adapter is not None
+            record_cost(module.adapter.parent, {"stage": "score", **total, **_machine(trainer)}, replace=True)
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        ScoreStore.open(folder)
+    except UserError:
+        return False
+    return True
+
+
+def _cost_file(store: Path, shard: ShardRange) -> Path:
+    return store / "cost" / f"{shard.file}.json"

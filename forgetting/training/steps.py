@@ -48,6 +48,8 @@ class SidedBatch:
 class OptimizerStep:
     """A rank's part of an optimiser step, with the counts of the whole step."""
 
+    number: int
+    """Its place in the run, from 0. Whoever takes the step compares it with where the run stands."""
     micro_batches: list[SidedBatch]
     num_positive: int
     num_negative: int
@@ -98,10 +100,13 @@ class StepDataset(Dataset[OptimizerStep]):
         self.rank = rank
         self.num_ranks = num_ranks
 
-    def __getitem__(self, indices: Sequence[int]) -> OptimizerStep:
+    def __getitem__(self, step: tuple[int, Sequence[int]]) -> OptimizerStep:
+        """Build a step from its number and its sequences, as `StepSampler` gives them."""
+        number, indices = step
         masks = [self.side_masks(i) for i in indices]
         lengths, parts = self._parts(indices)
         return OptimizerStep(
+            number=number,
             micro_batches=[self.micro_batch([indices[k] for k in part], [masks[k] for k in part]) for part in parts],
             num_positive=int(sum(positive.sum() for positive, _ in masks)),
             num_negative=int(sum(negative.sum() for _, negative in masks)),
@@ -149,8 +154,8 @@ class SidedBatches(Dataset[SidedBatch]):
         return self.steps.micro_batch(group, [self.steps.side_masks(i) for i in group])
 
 
-class StepSampler(Sampler[list[int]]):
-    """Draws the sequences of every optimiser step of an epoch; goes on where the run stands.
+class StepSampler(Sampler[tuple[int, list[int]]]):
+    """Draws the sequences of every optimiser step of an epoch; resumes where the run stands.
 
     The order is a permutation drawn from the run's seed and the epoch, the same on every rank, so a resumed run sees
     the sequences that it would have seen.
@@ -159,7 +164,9 @@ class StepSampler(Sampler[list[int]]):
         num_examples: Sequences in the corpus.
         batch_size: Sequences in a step; the last step of an epoch may hold fewer.
         seed: The run's seed; None keeps the order of the corpus.
-        steps_done: Gives the number of optimiser steps done so far in the run.
+        steps_done: Gives the number of optimiser steps done when an epoch's iterator is made. A loader with workers
+            draws ahead, and its first iterator may be made before a checkpoint is restored: this must be where the run
+            *will* stand. Each step carries its number, so that a wrong answer cannot go unnoticed.
     """
 
     def __init__(self, num_examples: int, batch_size: int, seed: int | None, steps_done: Callable[[], int]) -> None:
@@ -177,8 +184,9 @@ class StepSampler(Sampler[list[int]]):
             return np.arange(self.num_examples)
         return np.random.default_rng([self.seed, epoch]).permutation(self.num_examples)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        """The number of each step in the run, and its sequences."""
         epoch, done = divmod(self.steps_done(), len(self))
         order = self.order(epoch)
         for step in range(done, len(self)):
-            yield order[step * self.batch_size : (step + 1) * self.batch_size].tolist()
+            yield epoch * len(self) + step, order[step * self.batch_size : (step + 1) * self.batch_size].tolist()
