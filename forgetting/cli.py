@@ -5,12 +5,14 @@ base that an experiment names (`base: lab`), the experiment, overlays and overri
 need no Trainer and are dispatched before any model is built.
 """
 
+import difflib
 import errno
 import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from forgetting.arguments import base_files
@@ -107,13 +109,17 @@ def run(arguments: list[str]) -> None:
 def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
+    elif arguments[0] in ("-V", "--version"):
+        print(f"forgetting {version('forgetting')}")
     elif arguments[0] in TRAINER_COMMANDS:
         build_cli(arguments)
     elif arguments[0] in COMMANDS:
         command(arguments[0])(arguments[1:])
     else:
         known = ", ".join([*TRAINER_COMMANDS, *COMMANDS])
-        raise UserError(f"There is no command {arguments[0]!r}. The commands are: {known}.")
+        close = difflib.get_close_matches(arguments[0], [*TRAINER_COMMANDS, *COMMANDS], n=1)
+        meant = f" Did you mean {close[0]}?" if close else ""
+        raise UserError(f"There is no command {arguments[0]!r}.{meant} The commands are: {known}.")
 
 
 def main(arguments: list[str] | None = None) -> None:

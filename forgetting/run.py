@@ -19,7 +19,16 @@ from forgetting.paths import EXPERIMENTS
 
 EXECUTION = {
     "model": {"activation_checkpointing", "attention", "compile", "seed"},
-    "data": {"corpora", "micro_batch_tokens", "num_workers", "shard_size", "seed", "backbone", "revision"},
+    "data": {
+        "corpora",
+        "micro_batch_tokens",
+        "num_workers",
+        "shard_size",
+        "seed",
+        "backbone",
+        "revision",
+        "every_token",
+    },
 }
 """Settings that say where and how a run is computed, not what."""
 

@@ -131,7 +131,9 @@ class ResumePoint(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The step's validation is logged."""
-        if trainer.state.fn == "fit":
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._signal = signals_of(trainer).agreed()
+            self._due |= self._signal is not None
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:

@@ -58,6 +58,8 @@ class ForgettingData(LightningDataModule):
         num_workers: Processes that build steps.
         shard_size: Examples in a shard of the score store.
         seed: The run's seed (linked to seed_everything by the command line).
+        every_token: Every response token is positive, whatever ρ: what FullTokens learns (linked to model.objective by
+            the command line). No store is needed then.
     """
 
     def __init__(
@@ -82,9 +84,10 @@ class ForgettingData(LightningDataModule):
         num_workers: int = 0,
         shard_size: int = 512,
         seed: int = 0,
+        every_token: bool = False,
     ) -> None:
         super().__init__()
-        if split == "reference":  # every response token of D_ref is learned, whatever the experiment's ρ
+        if split == "reference" or every_token:
             positive_fraction, forget_fraction, threshold = "all", None, None
         self.selection = Selection(positive_fraction, granularity, forget_fraction, threshold)
         for name, value, least in (

@@ -2,7 +2,7 @@
 
 import time
 from contextlib import AbstractContextManager, nullcontext
-from math import ceil
+from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ class FineTuner(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        _refuse_out_of_range(learning_rate, warmup_fraction, weight_decay, gradient_clip)
         self.automatic_optimization = False
         self.strict_loading = False  # a checkpoint holds the adapter alone; on_load_checkpoint checks that it is whole
         self.backbone, self.revision = backbone, revision
@@ -94,12 +95,6 @@ class FineTuner(LightningModule):
         """Load the backbone, put the adapter on, and shard or compile as configured (once)."""
         if self.language_model is not None:
             return
-        precision = self.trainer.precision if self._trainer is not None else "32-true"
-        if precision in ("bf16-true", "16-true", "16-mixed"):
-            raise UserError(
-                f'trainer.precision is "{precision}", which would round the adapter or its gradient to 16 bits. Use '
-                "bf16-mixed or 32-true; the frozen weights have a dtype of their own, model.dtype."
-            )
         backbone = load_backbone(self.backbone, self.revision, self.dtype_name, self.four_bit, self.attention)
         self.unmatched_targets = unmatched_targets(backbone, self.lora.target_modules or [])
         if self.adapter is not None:
@@ -265,3 +260,18 @@ class FineTuner(LightningModule):
                 f"The checkpoint holds {len(found)} tensors where this adapter has {len(expected)} (such as {odd}): it "
                 "belongs to another backbone or other LoRA settings."
             )
+
+
+def _refuse_out_of_range(
+    learning_rate: float, warmup_fraction: float, weight_decay: float, gradient_clip: float | None
+) -> None:
+    """A wrong sign trains uphill, and a zero trains nothing: neither shows before the results do."""
+    checks = [
+        ("learning_rate", learning_rate, learning_rate > 0, "above 0"),
+        ("warmup_fraction", warmup_fraction, 0 <= warmup_fraction <= 1, "between 0 and 1"),
+        ("weight_decay", weight_decay, weight_decay >= 0, "0 or more"),
+        ("gradient_clip", gradient_clip, gradient_clip is None or gradient_clip > 0, "above 0, or null for none"),
+    ]
+    for name, value, in_range, expected in checks:
+        if value is not None and not (in_range and isfinite(value)):
+            raise UserError(f"model.{name} is {value}; a finite number was expected, {expected}.")

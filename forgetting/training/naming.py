@@ -10,6 +10,12 @@ from lightning.pytorch.cli import LightningArgumentParser
 from forgetting.arguments import config_files
 from forgetting.paths import EXPERIMENTS
 from forgetting.run import REFERENCE_IGNORES, changes, computed, experiment_id, variant, with_variant
+from forgetting.training.objectives import FullTokens
+
+
+def learns_every_token(objective: Any) -> bool:
+    """Whether an objective, as configured, has no use for a selection."""
+    return str(objective["class_path"]).rsplit(".", 1)[-1] == FullTokens.__name__
 
 
 class Naming:
@@ -56,7 +62,11 @@ class Naming:
         self, final: dict[str, Any], name: str, overlays: list[tuple[str, dict[str, Any]]], overrides: dict[str, Any]
     ) -> str | None:
         data = final["data"]
-        if data["split"] == "reference" or data["positive_fraction"] == "all":
+        if (
+            data["split"] == "reference"
+            or data["positive_fraction"] == "all"
+            or learns_every_token(final["model"]["objective"])
+        ):
             return None
         if "data.reference" in overrides:
             return data["reference"]

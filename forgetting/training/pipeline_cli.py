@@ -1,15 +1,17 @@
 """LightningCLI for the commands that need a Trainer: links, run folders, resuming."""
 
+import difflib
+import re
 import uuid
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-import forgetting.training.objectives  # noqa: F401 - so that objectives can be named without their module
+from forgetting.arguments import config_files
 from forgetting.artifacts import complete_or_absent, write_json
 from forgetting.errors import UserError
 from forgetting.lock import locked
@@ -19,7 +21,8 @@ from forgetting.training.checkpoints import ResumePoint, load_checkpoint, resume
 from forgetting.training.data import ForgettingData
 from forgetting.training.logging import MetricsFile, wandb_logger
 from forgetting.training.module import FineTuner
-from forgetting.training.naming import Naming
+from forgetting.training.naming import Naming, learns_every_token
+from forgetting.training.objectives import Objective  # and its subclasses can be named without their module
 from forgetting.training.provenance import InputCheck
 from forgetting.training.records import Cost, RunRecord
 from forgetting.training.refusals import refuse_settings
@@ -50,9 +53,11 @@ class PipelineCLI(LightningCLI):
     def __init__(self, arguments: list[str], bases: list[Path]) -> None:
         self.arguments = arguments
         files = [str(path) for path in bases]
+        shared: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
+        commands = {name: {"default_config_files": files, **shared} for name in self.subcommands()}
         super().__init__(
             FineTuner, ForgettingData, trainer_class=Trainer, save_config_callback=None,
-            parser_kwargs={name: {"default_config_files": files} for name in self.subcommands()},
+            parser_kwargs={"prog": "python -m forgetting", **shared, **commands},
             auto_configure_optimizers=False, load_from_checkpoint_support=False, seed_everything_default=0,
             args=arguments,
         )  # fmt: skip
@@ -72,14 +77,27 @@ class PipelineCLI(LightningCLI):
         parser.add_class_arguments(RunSettings, "run")
         parser.link_arguments("model.backbone", "data.backbone")
         parser.link_arguments("model.revision", "data.revision")
+        parser.link_arguments("model.objective", "data.every_token", compute_fn=learns_every_token)
         seeds = ("seed_everything", "data.split", "data.reference_seed")
         parser.link_arguments(seeds, "model.seed", compute_fn=run_seed)
         parser.link_arguments(seeds, "data.seed", compute_fn=run_seed)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, then find what the run is called, where it lives and which store it reads."""
-        self.config = parser.parse_args(self.arguments)
+        """Parse, then find what the run is called, where it lives and which store it reads.
+
+        Raises:
+            UserError: A key or a value is wrong, or no experiment is given.
+        """
+        try:
+            self.config = parser.parse_args(self.arguments)
+        except ArgumentError as error:
+            raise UserError(_explained(str(error), self._parser(self.arguments[0]))) from None
         self.command: str = self.config.subcommand
+        if not config_files(self.arguments):
+            raise UserError(
+                f"{self.command} needs an experiment: --config experiments/<...>.yaml. Without one it would train the "
+                "first model of the paper on the paper's data."
+            )
         config: Namespace = self.config[self.command]
         refuse_settings(config.as_dict(), self.command)
         config.seed_everything = config.model.seed
@@ -202,3 +220,19 @@ class PipelineCLI(LightningCLI):
         self.trainer.score(model, datamodule=datamodule, **options)
         if self.trainer.is_global_zero:
             print(f"scores in {datamodule.store_folder}")
+
+
+def _explained(message: str, parser: LightningArgumentParser) -> str:
+    """What jsonargparse says, with the keys that were probably meant."""
+    text = " ".join(message.split())
+    objectives = [one.__name__ for one in (*Objective.__subclasses__(), Objective)]
+    known = [key for key in parser.get_defaults(skip_validation=True).keys() if not key.startswith("__")]  # noqa: SIM118
+    by_last = {key.rsplit(".", 1)[-1]: key for key in known}
+    for wrong in re.findall(r"(?:accept option '|arguments: --|import path string: )([\w.]+)", text):
+        last = wrong.rsplit(".", 1)[-1]
+        close = difflib.get_close_matches(wrong, [*known, *objectives], n=2, cutoff=0.8)
+        close += [by_last[name] for name in difflib.get_close_matches(last, by_last, n=2, cutoff=0.6)]
+        if close:
+            text += f". Did you mean {' or '.join(dict.fromkeys(close))}?"
+    end = "" if text.endswith("?") else "."
+    return f"{text}{end} Every key with its default and source is in configs/paper.yaml."

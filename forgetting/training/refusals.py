@@ -5,6 +5,8 @@ from typing import Any
 
 from forgetting.errors import UserError
 
+SIXTEEN_BITS = ("bf16-true", "16-true", "16-mixed", "16", "transformer-engine-float16")
+
 
 def refuse_settings(config: Mapping[str, Any], command: str) -> None:
     """Refuse what would change the computation without a word, or end in a library's traceback.
@@ -33,7 +35,43 @@ def refuse_settings(config: Mapping[str, Any], command: str) -> None:
             raise UserError(f"trainer.{name} is {value}, which this code cannot follow. Leave it out and {advice}.")
     if trainer.get("use_distributed_sampler"):
         raise UserError("trainer.use_distributed_sampler must be false: the sampler of steps is shared by all ranks.")
+    for name, least in (("max_epochs", 1), ("max_steps", 1), ("log_every_n_steps", 1)):
+        value = trainer.get(name)
+        if value is not None and value < least and not (value == -1 and name.startswith("max_")):
+            raise UserError(f"trainer.{name} is {value}; it must be at least {least}: nothing would be done.")
     if command == "fit" and trainer.get("max_epochs") in (None, -1) and trainer.get("max_steps") in (None, -1):
         raise UserError("Give trainer.max_epochs or trainer.max_steps: λ and the learning rate need an end.")
+    if str(trainer.get("precision")) in SIXTEEN_BITS:
+        raise UserError(
+            f"trainer.precision is {trainer['precision']}, which would round the adapter or its gradient to 16 bits. "
+            "Use bf16-mixed or 32-true; the frozen weights have a dtype of their own, model.dtype."
+        )
+    strategy = trainer.get("strategy")
+    name = str(strategy.get("class_path") if isinstance(strategy, Mapping) else strategy).rsplit(".", 1)[-1]
+    if name.lower().startswith(("fsdp", "deepspeed")):
+        raise UserError(
+            f"trainer.strategy is {name}, which this code does not support: it wants one dtype in a unit, and the "
+            "adapter is float32 next to a bfloat16 base. Use forgetting.model.sharding.ShardedStrategy (FSDP2)."
+        )
     if config["model"]["seed"] < 0:
         raise UserError(f"The run's seed is {config['model']['seed']}; it must be 0 or more.")
+    _refuse_pointless(config)
+
+
+def _refuse_pointless(config: Mapping[str, Any]) -> None:
+    """Refuse an objective and a selection that do not go together: the run would be another than its name says."""
+    data, objective = config["data"], config["model"]["objective"]
+    name = str(objective["class_path"]).rsplit(".", 1)[-1]
+    if data["split"] == "reference":
+        return
+    for key in ("forget_fraction", "threshold"):
+        if name == "FullTokens" and data[key] is not None:
+            raise UserError(
+                f"FullTokens learns every response token, but data.{key} is {data[key]}: leave it out, or choose "
+                "Ignoring or Forgetting."
+            )
+    if name in ("Ignoring", "Forgetting") and data["positive_fraction"] == "all":
+        raise UserError(
+            f'{name} needs negative tokens, but data.positive_fraction is "all": set it to ρ, such as 0.7, or choose '
+            "FullTokens."
+        )

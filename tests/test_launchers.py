@@ -1,0 +1,180 @@
+"""Several ranks, started by us or by a cluster: those that were asked for run, and all leave at the same step."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_experiment import METHOD, REFERENCE, RUN, STEPS, adapter_bytes, in_process, metrics, signal_at
+from small_experiment import write_experiments as write
+
+from forgetting.cli import main
+from forgetting.errors import UserError
+from forgetting.training.checkpoints import steps_in_checkpoint
+
+pytestmark = pytest.mark.slow
+FIT = ["fit", "--config", METHOD]
+DDP = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+SHARDED = [
+    "--trainer.devices=2", "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy",
+    "--trainer.strategy.data_parallel_size=2", "--trainer.strategy.tensor_parallel_size=1",
+    "--trainer.strategy.save_distributed_checkpoint=false",
+]  # fmt: skip
+LAUNCHERS = ("SLURM_", "MASTER_", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE", "TORCHELASTIC", "GROUP_")
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scored")
+    write(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main(["fit", "--config", REFERENCE])
+        main(["score", "--config", REFERENCE])
+    return folder
+
+
+@pytest.fixture
+def work(scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "work"
+    shutil.copytree(scored, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Ours, without what an outer launcher may have left in it; the tests' callbacks can be imported."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
+    here = str(Path(__file__).parent)
+    path = os.pathsep.join([here, *filter(None, [kept.get("PYTHONPATH")])])
+    return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path, **more}
+
+
+def start(*arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """The real command line, in a process of its own."""
+    command = [sys.executable, "-m", "forgetting", *arguments]
+    return subprocess.Popen(
+        command, env=environment(**variables), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(*processes: subprocess.Popen[str]) -> list[tuple[int, str]]:
+    """Status and output of each; none may hang."""
+    ended = []
+    for process in processes:
+        try:
+            output, _ = process.communicate(timeout=150)
+        except subprocess.TimeoutExpired:
+            for other in processes:
+                other.kill()
+            raise
+        ended.append((process.returncode, output))
+    return ended
+
+
+def free_port() -> str:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return str(opened.getsockname()[1])
+
+
+@pytest.mark.parametrize("ranks", [DDP, SHARDED], ids=["ddp", "sharded"])
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_two_ranks_terminated_in_the_middle_resume_to_the_bytes_of_an_uninterrupted_run(work, ranks, workers):
+    options = [*FIT, *ranks, f"--data.num_workers={workers}", "--run.checkpoint_every_n_steps=100"]
+    ((status, said),) = finish(start(*options))
+    assert status == 0, said[-3000:]
+    whole, rows = adapter_bytes(), metrics()
+    assert len(rows) == STEPS
+    shutil.rmtree(RUN)
+    # Only one rank gets the signal, and it is not the first.
+    ((status, said),) = finish(start(*options, *signal_at(number=int(signal.SIGTERM), step=5, rank=1)))
+    assert status != 0, said[-3000:]
+    assert steps_in_checkpoint(RUN / "checkpoints/last.ckpt") == 5
+    assert not (RUN / "adapter").exists()
+    ((status, said),) = finish(start(*options))
+    assert status == 0, said[-3000:]
+    assert "resuming from" in said
+    assert adapter_bytes() == whole
+    assert metrics() == rows
+
+
+def slurm(rank: int, num_tasks: int, **more: str) -> dict[str, str]:
+    """What `srun` gives each task of a job step on one node."""
+    return {
+        "SLURM_JOB_ID": "12345", "SLURM_JOB_NAME": "forgetting", "SLURM_NTASKS": str(num_tasks),
+        "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0", "SLURM_NNODES": "1",
+        "SLURM_JOB_NUM_NODES": "1", "SLURM_NODELIST": "localhost", "SLURM_JOB_NODELIST": "localhost",
+        "SLURM_STEP_ID": "0", "MASTER_ADDR": "127.0.0.1", **more,
+    }  # fmt: skip
+
+
+def test_one_task_for_two_devices_is_refused(work, monkeypatch):
+    """As a workflow's executor starts a rule: one task, whatever the devices."""
+    for name, value in slurm(0, 1, SLURM_NTASKS_PER_NODE="1").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="number of tasks per node|need 2 processes, but the launcher"):
+        main([*FIT, *DDP])
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
+    with pytest.raises(UserError, match=r"need 2 processes, but the launcher \(SLURMEnvironment\) started 1"):
+        main([*FIT, *DDP])
+    assert not RUN.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_slurm_job_of_two_tasks_is_signaled_and_submitted_again(work, number):
+    """As `sbatch --ntasks-per-node 2 --signal=…` with `srun`: every task gets the signal."""
+    options = [*FIT, *DDP, "--run.checkpoint_every_n_steps=100"]
+
+    def job(*more: str) -> list[tuple[int, str]]:
+        port = free_port()
+        tasks = [
+            start(*options, *more, **slurm(rank, 2, SLURM_NTASKS_PER_NODE="2", MASTER_PORT=port)) for rank in range(2)
+        ]
+        return finish(*tasks)
+
+    # The signals reach the tasks at different steps: they leave at the same one.
+    ended = job(*signal_at(number=int(number), step=4, rank=1))
+    assert ended[1][0] == 128 + number, ended[1][1][-3000:]
+    assert ended[0][0] != 0
+    assert "2 process(es)" in ended[0][1]
+    assert steps_in_checkpoint(RUN / "checkpoints/last.ckpt") == 4
+    assert not list(Path("runs").rglob("hpc_ckpt*"))
+    ended = job()
+    assert [status for status, _ in ended] == [0, 0], ended[0][1][-3000:]
+    resumed = adapter_bytes()
+    shutil.rmtree(RUN)
+    ended = job()
+    assert [status for status, _ in ended] == [0, 0]
+    assert adapter_bytes() == resumed
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_nothing_is_loaded_that_was_not_asked_for(work, monkeypatch, number):
+    """A checkpoint that lies in the run's folder under the name that Lightning gives its own on SLURM."""
+    for name, value in slurm(0, 1).items():
+        monkeypatch.setenv(name, value)
+    main(FIT)
+    validate, score = ["validate", "--config", METHOD], ["score", "--config", REFERENCE]
+    main(validate)
+    reference = Path("runs/tiny/reference/seed-0")
+    held_out = (RUN / "validation.json").read_bytes()
+    scores = {path.name: path.read_bytes() for path in (reference / "scores/train").iterdir()}
+    for run in (RUN, reference):  # of an earlier step of the same run: nothing but its weights is wrong
+        shutil.copy(RUN / "checkpoints/previous.ckpt", run / "hpc_ckpt_1.ckpt")
+    shutil.rmtree(reference / "scores")
+    assert in_process([*score, *signal_at(number=int(number), on="predict")]) == 128 + number
+    assert in_process([*validate, *signal_at(number=int(number), on="validation")]) == 128 + number
+    main(score)
+    main(validate)
+    assert (RUN / "validation.json").read_bytes() == held_out
+    assert {path.name: path.read_bytes() for path in (reference / "scores/train").iterdir()} == scores
+    whole = adapter_bytes()
+    shutil.rmtree(RUN / "adapter")
+    shutil.rmtree(RUN / "checkpoints")
+    main(FIT)  # from the beginning, not from the checkpoint that lies there
+    assert adapter_bytes() == whole

@@ -1,0 +1,181 @@
+"""A run that is killed, terminated or damaged resumes to the bytes of an uninterrupted one, or says why it cannot."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from small_experiment import (
+    METHOD,
+    REFERENCE,
+    RUN,
+    STEPS,
+    adapter_bytes,
+    in_process,
+    metrics,
+    signal_at,
+    write_experiments,
+)
+
+from forgetting.cli import main
+from forgetting.errors import UserError
+from forgetting.training.checkpoints import load_checkpoint, steps_in_checkpoint
+from forgetting.training.steps import StepSampler
+
+FIT = ["fit", "--config", METHOD]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a scored reference and an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_experiments(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main(["fit", "--config", REFERENCE])
+        main(["score", "--config", REFERENCE])
+        main(FIT)
+    return folder
+
+
+@pytest.fixture
+def whole(trained: Path) -> Path:
+    return trained / RUN
+
+
+@pytest.fixture
+def work(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same folder without the run."""
+    folder = tmp_path / "work"
+    shutil.copytree(trained, folder)
+    shutil.rmtree(folder / RUN)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_run_killed_again_and_again_ends_with_the_bytes_and_rows_of_an_uninterrupted_one(work, whole, workers):
+    """Killed in the middle of an epoch, at a step with validation and checkpoint, at an epoch's end and after it."""
+    options = [*FIT, "--data.num_workers", str(workers)]
+    for on, step in (("step", 1), ("next", 3), ("step", 6), ("next", 6), ("step", 7), ("next", 10), ("step", STEPS)):
+        assert in_process([*options, *signal_at(on=on, step=step)]) == -signal.SIGKILL
+        assert not (RUN / "adapter").exists()
+    main(options)
+    assert adapter_bytes() == adapter_bytes(whole)
+    assert metrics() == metrics(whole)
+    assert len(metrics()) == STEPS
+    (cost,) = json.loads((RUN / "cost.json").read_text())
+    (expected,) = json.loads((whole / "cost.json").read_text())
+    assert cost["tokens"] == expected["tokens"]
+    assert cost["launches"] > 1 == expected["launches"]
+    assert 0.2 < cost["seconds"] / expected["seconds"] < 5
+    assert len(json.loads((RUN / "provenance.json").read_text())["launches"]) == 8
+
+
+def test_the_control_a_sampler_that_begins_anew_is_refused(work, monkeypatch):
+    """What a loader with workers did when it asked where the run stood before the checkpoint was restored."""
+    assert in_process([*FIT, *signal_at(step=3)]) == -signal.SIGKILL
+    iterate = StepSampler.__iter__
+
+    def from_the_start(self):
+        self.steps_done = lambda: 0
+        return iterate(self)
+
+    monkeypatch.setattr(StepSampler, "__iter__", from_the_start)
+    with pytest.raises(RuntimeError, match="the loader gave step 0 where step 2 is due"):
+        main(FIT)
+    assert not (RUN / "adapter").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(("on", "step", "kept"), [("step", 5, 5), ("step", 6, 6), ("validation", 3, 3)])
+def test_a_run_that_is_asked_to_end_keeps_the_step_it_is_at(work, whole, number, on, step, kept):
+    options = [*FIT, "--run.checkpoint_every_n_steps", "100"]
+    assert in_process([*options, *signal_at(number=int(number), step=step, on=on)]) == 128 + number
+    assert steps_in_checkpoint(RUN / "checkpoints/last.ckpt") == kept
+    assert {path.name for path in RUN.iterdir()} == {"checkpoints", "fit.yaml", "metrics.csv", "provenance.json"}
+    main(FIT)
+    assert adapter_bytes() == adapter_bytes(whole)
+    assert metrics() == metrics(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_store_whose_scoring_is_asked_to_end_is_finished_later(work, number):
+    store = Path("runs/tiny/reference/seed-0/scores")
+    before = {path.name: path.read_bytes() for path in (store / "train").iterdir()}
+    shutil.rmtree(store)
+    score = ["score", "--config", REFERENCE]
+    assert in_process([*score, *signal_at(number=int(number), on="predict")]) == 128 + number
+    assert not list(store.rglob("*.arrow"))  # it did not go on to the end of the shard
+    main(score)
+    assert {path.name: path.read_bytes() for path in (store / "train").iterdir()} == before
+    (entry,) = [e for e in json.loads((store.parent / "cost.json").read_text()) if e["stage"] == "score"]
+    assert entry["seconds"] > 0
+    lengths = sum(json.loads(file.read_text())["tokens"] for file in (store / "cost").rglob("*.json"))
+    assert entry["tokens"] == lengths
+
+
+def test_validation_that_is_asked_to_end_does(work, whole):
+    main(FIT)
+    validate = ["validate", "--config", METHOD]
+    assert in_process([*validate, *signal_at(number=int(signal.SIGTERM), on="validation")]) == 128 + signal.SIGTERM
+    assert not (RUN / "validation.json").exists()
+    main(validate)
+    held_out = json.loads((RUN / "validation.json").read_text())
+    last = [float(row["validation/nll"]) for row in metrics() if row["validation/nll"]][-1]
+    assert held_out["validation/nll"] == pytest.approx(last, rel=0.2)  # of two steps before
+
+
+def test_the_checkpoint_of_another_run_is_refused(work):
+    assert in_process([*FIT, *signal_at(step=3)]) == -signal.SIGKILL
+    other = str(RUN / "checkpoints/last.ckpt")
+    for options in (["--seed_everything", "1"], ["--data.positive_fraction", "0.5"]):
+        with pytest.raises(UserError, match=r"is of another run than .*; to start from another run's adapter give it"):
+            main([*FIT, *options, "--ckpt_path", other])
+    torch.save({"state_dict": {}, "global_step": 2, "pytorch-lightning_version": "2.6.0"}, "foreign.ckpt")
+    with pytest.raises(UserError, match="is of another run"):
+        main([*FIT, "--ckpt_path", "foreign.ckpt"])
+    assert not list(Path("runs").rglob("forgetting*/**/adapter"))
+    main([*FIT, "--ckpt_path", other])
+
+
+def test_a_byte_that_was_changed_in_a_checkpoint_is_found(work, tmp_path):
+    assert in_process([*FIT, *signal_at(step=3)]) == -signal.SIGKILL
+    path = RUN / "checkpoints/last.ckpt"
+    whole = path.read_bytes()
+    expected = load_checkpoint(path)["state_dict"]
+    generator = torch.Generator().manual_seed(0)
+    refused = 0
+    for place in torch.randint(len(whole), (300,), generator=generator).tolist():
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << (place % 8)
+        path.write_bytes(flipped)
+        try:
+            found = load_checkpoint(path)["state_dict"]
+        except UserError:
+            refused += 1
+        else:  # a byte of the archive's padding or of a date
+            assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert refused > 200
+
+
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(work, whole):
+    assert in_process([*FIT, *signal_at(step=5)]) == -signal.SIGKILL
+    last, previous = RUN / "checkpoints/last.ckpt", RUN / "checkpoints/previous.ckpt"
+    assert (steps_in_checkpoint(previous), steps_in_checkpoint(last)) == (2, 4)
+    last.write_bytes(last.read_bytes()[:-100])
+    with pytest.raises(UserError, match=rf"cannot be read .* Replace it by the one before \(mv {previous} {last}\)"):
+        main(FIT)
+    previous.rename(last)
+    main(FIT)
+    assert adapter_bytes() == adapter_bytes(whole)
+
+
+def test_a_process_killed_between_two_renames_loses_nothing(work, whole):
+    assert in_process([*FIT, *signal_at(step=5)]) == -signal.SIGKILL
+    (RUN / "checkpoints/last.ckpt").unlink()  # the old one is `previous.ckpt` by then, and the new one not yet here
+    main(FIT)
+    assert adapter_bytes() == adapter_bytes(whole)
