@@ -253,7 +253,7 @@ class FineTuner(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that lacks a part of the adapter, or holds what this adapter has not."""
-        found, expected = set(checkpoint["trained"]), set(self.trainable())
+        found, expected = set(checkpoint.get("trained", ())), set(self.trainable())
         if found != expected:
             odd = sorted(found ^ expected)[:3]
             raise UserError(
