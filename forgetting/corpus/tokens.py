@@ -11,13 +11,14 @@ import numpy as np
 from jaxtyping import Bool, Int32
 from transformers import PreTrainedTokenizerBase
 
-from forgetting.artifacts import complete_folder, hash_content, write_json
+from forgetting.artifacts import complete_folder, hash_content, inside
 from forgetting.corpus.encoding import Encoded, Encoder, tokenizer_hash
-from forgetting.corpus.prepare import Corpus, checked_manifest
+from forgetting.corpus.manifest import describe_files, folder_name, read_manifest, write_manifest
+from forgetting.corpus.prepare import Corpus
 from forgetting.corpus.templates import Template, template_for
 from forgetting.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 BATCH = 1000
 ARRAYS = ("input_ids", "response_mask", "offsets", "num_targets", "rows")
 
@@ -69,19 +70,19 @@ class TokenizedCorpus:
         folder: A token folder inside a corpus folder.
 
     Raises:
-        UserError: The folder is not complete.
+        UserError: The folder is not complete, or something in it was changed since it was made.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest: dict[str, Any] = checked_manifest(folder, FORMAT, "tokens", "run the same command again")
+        self.manifest: dict[str, Any] = read_manifest(folder, "tokens", FORMAT, "run the same command again")
         self.content_hash: str = self.manifest["content_hash"]
 
     def split(self, name: str) -> TokenizedSplit:
         """Train, reference or validation."""
         if name not in self.manifest["splits"]:
             raise UserError(f"{self.folder} has no split {name!r}; it has {', '.join(self.manifest['splits'])}.")
-        return TokenizedSplit(self.folder / name, self.manifest["splits"][name]["content_hash"])
+        return TokenizedSplit(inside(self.folder, name), self.manifest["splits"][name]["content_hash"])
 
 
 def tokenize_corpus(
@@ -111,7 +112,7 @@ def tokenize_corpus(
         "template": template.identity,
         "max_length": max_length,
     }
-    folder = corpus.folder / f"tokens-{hash_content(identity)[:12]}"
+    folder = corpus.folder / folder_name("tokens", identity)
     if not folder.exists():
         encoder = Encoder(tokenizer, template.adds_bos)
         with complete_folder(folder) as temporary:
@@ -120,8 +121,11 @@ def tokenize_corpus(
                 for name in corpus.manifest["splits"]
             }
             hashes = {name: entry["content_hash"] for name, entry in splits.items()}
-            manifest = {"kind": "tokens", **identity, "content_hash": hash_content(hashes), "splits": splits}
-            write_json(temporary / "manifest.json", manifest)
+            manifest = {
+                "format": FORMAT, "kind": "tokens", "content_hash": hash_content(hashes), "identity": identity,
+                "splits": splits,
+            }  # fmt: skip
+            write_manifest(temporary, manifest)
     return TokenizedCorpus(folder)
 
 
@@ -185,5 +189,5 @@ def _write_split(
         "without_target": dict(sorted(without_target.items())),
         "truncated": dict(sorted((source, n) for source, n in truncated.items() if n)),
         "content_hash": hashed.hexdigest(),
-        "files": {f"{name}.npy": (folder / f"{name}.npy").stat().st_size for name in ARRAYS},
+        "files": describe_files(folder, [f"{name}.npy" for name in ARRAYS]),
     }
