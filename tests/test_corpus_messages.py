@@ -179,8 +179,8 @@ def test_flat_messages_are_the_same_trees() -> None:
 
     flatten(TREE, None)
     flatten(message("q", message("a9")), None)
-    trees = list(trees_of(rows, "parent_id"))
+    trees = list(trees_of(rows, "parent_id", Counter()))
     assert [paths(row["parent_id"])[0] for _, row in trees] == [paths(TREE)[0], ["q a9"]]
     assert [number for number, _ in trees] == [0, 10]
     with pytest.raises(UserError, match="message_id, text is missing"):
-        list(trees_of([{"parent_id": None, "role": "user"}], "parent_id"))
+        list(trees_of([{"parent_id": None, "role": "user"}], "parent_id", Counter()))

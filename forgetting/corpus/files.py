@@ -140,24 +140,28 @@ def _json_rows(file: Path, where: str) -> tuple[list[str], Iterator[dict[str, An
         start = text.read(64).lstrip()
         text.seek(0)
         rows: list[Any] = []
-        try:
-            if start.startswith("["):
+        if start.startswith("["):
+            unit = "item"
+            try:
                 rows = json.load(text)
-                numbers = range(1, len(rows) + 1)
-                unit = "item"
-            else:
-                lines = [(number, line) for number, line in enumerate(text, 1) if line.strip()]
-                numbers, unit = [number for number, _ in lines], "line"
-                for number, line in lines:
-                    try:
-                        rows.append(json.loads(line))
-                    except ValueError as error:
-                        raise UserError(
-                            f"{where}, line {number}: not valid JSON ({error}). Expected one JSON object a line, "
-                            "or one array of objects."
-                        ) from None
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where} is not valid JSON ({error}). It may be cut short.") from None
+            except UnicodeDecodeError:
+                raise
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{where} is not valid JSON ({_reason(error)}). It may be cut short.") from None
+            numbers = list(range(1, len(rows) + 1))
+        else:
+            unit, numbers = "line", []
+            for number, line in enumerate(text, 1):
+                if not line.strip():
+                    continue
+                try:
+                    rows.append(json.loads(line))
+                except (ValueError, RecursionError) as error:
+                    raise UserError(
+                        f"{where}, line {number}: not valid JSON ({_reason(error)}). Expected one JSON object a line, "
+                        "or one array of objects."
+                    ) from None
+                numbers.append(number)
     columns: dict[str, None] = {}
     for number, row in zip(numbers, rows, strict=True):
         if not isinstance(row, dict):
@@ -165,6 +169,10 @@ def _json_rows(file: Path, where: str) -> tuple[list[str], Iterator[dict[str, An
         columns.update(dict.fromkeys(row))
     names = list(columns)
     return names, ({name: row.get(name) for name in names} for row in rows)
+
+
+def _reason(error: Exception) -> str:
+    return "it is nested too deeply to be read" if isinstance(error, RecursionError) else str(error)
 
 
 def _separated_rows(source: Source, file: Path, form: str, where: str) -> tuple[list[str], Iterator[dict[str, Any]]]:
@@ -194,6 +202,8 @@ def _separated_rows(source: Source, file: Path, form: str, where: str) -> tuple[
     if columns is None and rows:
         columns, rows, lines = rows[0], rows[1:], lines[1:]
     columns = columns or []
+    if repeated := sorted({name for name in columns if columns.count(name) > 1}):
+        raise UserError(f"{where}: the column {repeated[0]!r} is there twice; columns must have different names.")
     for number, fields in zip(lines, rows, strict=True):
         if len(fields) != len(columns):
             raise UserError(
@@ -221,7 +231,10 @@ def _parquet_rows(file: Path, where: str) -> tuple[list[str], Iterator[dict[str,
         except (pa.ArrowException, OSError) as error:
             raise damaged(error) from None
 
-    return table.schema_arrow.names, rows()
+    names = table.schema_arrow.names
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{where}: the column {repeated[0]!r} is there twice; columns must have different names.")
+    return names, rows()
 
 
 def _unescaped(text: str) -> str:

@@ -141,7 +141,9 @@ def read_source(resolved: ResolvedSource, seed: int) -> LoadedSource:
                 yield row
 
         numbered: Iterator[tuple[int, dict[str, Any]]] = (
-            trees_of(counted(), "parent_id") if source.tree == "parent_id" else enumerate(counted())
+            trees_of(counted(), "parent_id", dropped[source.name])
+            if source.tree == "parent_id"
+            else enumerate(counted())
         )
         for number, row in numbered:
             for conversation in converter.convert(row, start + number):
