@@ -75,7 +75,10 @@ def test_templates_insert_text_and_do_nothing_else(template: str) -> None:
         ({"name": " "}, "empty name"),
         ({"languages": ["en"]}, "languages belongs to tree only"),
         ({"prompt_without_input": "{instruction} {input}"}, "must name fewer columns"),
-        ({"prompt": None, "response": None, "tree": "prompt", "system": "x"}, "belong to prompt and response only"),
+        (
+            {"prompt": None, "response": None, "tree": "prompt", "system": "x"},
+            "system belongs to prompt and response only",
+        ),
     ],
 )
 def test_a_contradictory_source_is_refused(changes: dict[str, object], message: str) -> None:

@@ -61,7 +61,8 @@ TREE = node(node(node(node(st.none()))))
 
 def converted(mapping: dict[str, Any], row: dict[str, Any]) -> tuple[list[Any], Counter[str]]:
     dropped: dict[str, Counter[str]] = defaultdict(Counter)
-    found = list(Converter(Source("x.json", name="S", **mapping), list(row), "x.json", dropped).convert(row, 0))
+    source = Source("x.json", name="S", **mapping)
+    found = list(Converter(source, list(row), "x.json", dropped, Counter()).convert(row, 0))
     return [conversation.messages for conversation in found], sum(dropped.values(), Counter())
 
 

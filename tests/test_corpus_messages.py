@@ -13,7 +13,7 @@ Turns = list[tuple[str, str]]
 
 def convert(row: dict[str, Any], **mapping: Any) -> tuple[list[Turns], dict[str, Counter[str]]]:
     dropped: dict[str, Counter[str]] = defaultdict(Counter)
-    converter = Converter(Source(name="S", path="x.json", **mapping), list(row), "x.json", dropped)
+    converter = Converter(Source(name="S", path="x.json", **mapping), list(row), "x.json", dropped, Counter())
     found = [[(m["role"], m["content"]) for m in c.messages] for c in converter.convert(row, 0)]
     return found, dropped
 
@@ -108,7 +108,7 @@ def test_a_nested_column_in_a_template_is_an_error() -> None:
 def test_a_mixture_counts_by_its_own_source_column() -> None:
     dropped: dict[str, Counter[str]] = defaultdict(Counter)
     source = Source(name="Pool", path="x.json", prompt="{q}", response="{a}", source_column="dataset")
-    converter = Converter(source, ["q", "a", "dataset"], "x.json", dropped)
+    converter = Converter(source, ["q", "a", "dataset"], "x.json", dropped, Counter())
     rows = [
         {"q": "x", "a": "y", "dataset": "dolly"},
         {"q": "x", "a": None, "dataset": "flan"},

@@ -9,7 +9,7 @@ from typing import Any
 
 from forgetting.corpus.configuration import Source, columns_of, template_columns
 from forgetting.corpus.trees import tree_conversations
-from forgetting.corpus.values import is_blank, is_unicode
+from forgetting.corpus.values import holds_text, is_blank, is_unicode
 from forgetting.errors import UserError
 
 Row = dict[str, Any]
@@ -30,6 +30,12 @@ ROLES = {
 
 INSERTED = (str, int, float, Decimal, date, time)
 """Types of a column whose values a template inserts as text (a datetime is a date)."""
+
+
+BESIDE_TEMPLATES = {"history": "history", "system": '"{system}"'}
+"""Columns that have a key of their own beside prompt and response, and what maps them."""
+
+READ_FROM_TREES = ("message_id", "parent_id", "text", "role", "rank", "lang", "deleted", "review_result")
 
 
 class Unusable(Exception):
@@ -53,22 +59,31 @@ class Converter:
         columns: The columns there are.
         where: The file or data set they are of.
         dropped: Where rows without a conversation are counted, by source and reason.
+        unmapped: Where rows are counted that hold text in a column that is neither named nor listed as unused.
 
     Raises:
         UserError: The mapping names a column that is not there.
     """
 
-    def __init__(self, source: Source, columns: list[str], where: str, dropped: dict[str, Counter[str]]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        columns: list[str],
+        where: str,
+        dropped: dict[str, Counter[str]],
+        unmapped: Counter[str],
+    ) -> None:
         self.source = source
         self.dropped = dropped
-        wanted = [getattr(source, key) for key in ("messages", "conversations", "tree", "source_column")]
-        for template in (source.prompt, source.prompt_without_input, source.response, source.system):
-            wanted += columns_of(template) if template is not None else []
-        if missing := sorted({column for column in wanted if column is not None and column not in columns}):
+        self.unmapped = unmapped
+        named = source.columns()
+        if missing := sorted({column for column in named if column not in columns}):
             raise UserError(
                 f"Source {source.name!r}: {where} has no column {', '.join(map(repr, missing))}. "
                 f"The columns are {', '.join(map(repr, columns)) or 'none'}. Name one of these in the mapping."
             )
+        known = {*named, *source.unused_columns, *(READ_FROM_TREES if source.tree is not None else ())}
+        self._others = [column for column in columns if column not in known]
         self._templates = {
             key: template_columns(template)
             for key in ("prompt", "prompt_without_input", "response", "system")
@@ -85,7 +100,12 @@ class Converter:
         )  # fmt: skip
 
     def convert(self, row: Row, number: int) -> Iterator[Conversation]:
-        """The conversations of one row; a row without any is counted as dropped."""
+        """The conversations of one row; a row without any is counted as dropped.
+
+        Raises:
+            UserError: A column with a key of its own is filled and not mapped, or a template's column holds no text.
+        """
+        self._count_unmapped(row)
         label = self.source.name
         try:
             label = self._label(row)
@@ -96,6 +116,17 @@ class Converter:
             return
         for messages in found:
             yield Conversation(messages, label, number)
+
+    def _count_unmapped(self, row: Row) -> None:
+        for column in self._others:
+            if holds_text(row[column]):
+                self.unmapped[column] += 1
+                if self.source.prompt is not None and column in BESIDE_TEMPLATES:
+                    raise UserError(
+                        f"Source {self.source.name!r}: the column {column!r} holds content that no mapping names, so "
+                        f"that it would be lost. Map it ({column}: {BESIDE_TEMPLATES[column]}), or leave it out on "
+                        f"purpose (unused_columns: [{column}])."
+                    )
 
     def _label(self, row: Row) -> str:
         """The name a row is counted under."""
@@ -112,8 +143,19 @@ class Converter:
         response = self._fill("response", row, "response")
         messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
         if self.source.system is not None and not any(is_blank(row[name]) for name in columns_of(self.source.system)):
-            messages.insert(0, {"role": "system", "content": self._fill("system", row, "system")})
-        return [messages]
+            before = [{"role": "system", "content": self._fill("system", row, "system")}]
+        else:
+            before = []
+        return [before + self._history(row) + messages]
+
+    def _history(self, row: Row) -> Messages:
+        pairs = None if self.source.history is None else row[self.source.history]
+        if is_blank(pairs):
+            return []
+        if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            raise Unusable("malformed history")
+        turns = [{"from": role, "value": text} for pair in pairs for role, text in zip(("user", "assistant"), pair)]
+        return normalized(turns, "from", "value")
 
     def _fill(self, key: str, row: Row, part: str) -> str:
         pieces: list[str] = []

@@ -130,8 +130,8 @@ def _make(
         "published": {split: {"rows": read.num_rows, "dropped": _flat(read.dropped)} for split, read in named.items()},
         "overlap": _overlap(splits),
         "read": {
-            "sources": {source.source.name: source.record() for source in pool},
-            "published": {split: source.record() for split, source in published.items()},
+            "sources": {source.source.name: _record(source, read) for source, read in zip(pool, reads, strict=True)},
+            "published": {split: _record(source, named[split]) for split, source in published.items()},
         },
         "config": asdict(config),
     }
@@ -154,6 +154,10 @@ def _pool_counts(reads: list[LoadedSource], drawn: Draw) -> dict[str, Any]:
         }
         for name in sorted(usable.keys() | {name for name, reasons in dropped.items() if reasons})
     }
+
+
+def _record(source: ResolvedSource, read: LoadedSource) -> dict[str, Any]:
+    return {**source.record(), "unmapped": dict(sorted(read.unmapped.items()))}
 
 
 def _flat(dropped: dict[str, Counter[str]]) -> dict[str, int]:

@@ -19,7 +19,7 @@ from forgetting.corpus.pool import Conversations
 from forgetting.corpus.trees import trees_of
 from forgetting.errors import UserError
 
-NOT_IDENTITY = ("path", "revision", "split", "config", "format")
+NOT_IDENTITY = ("path", "revision", "split", "config", "format", "unused_columns")
 
 
 @dataclass
@@ -114,11 +114,12 @@ def resolve_source(source: Source, cache: SourceCache) -> ResolvedSource:
 
 @dataclass
 class LoadedSource:
-    """The conversations of a source, and the counts of its rows."""
+    """The conversations of a source, and the counts of its rows: all, dropped, with text in an unmapped column."""
 
     conversations: Conversations
     num_rows: int
     dropped: dict[str, Counter[str]]
+    unmapped: Counter[str]
 
 
 def read_source(resolved: ResolvedSource, seed: int) -> LoadedSource:
@@ -129,9 +130,10 @@ def read_source(resolved: ResolvedSource, seed: int) -> LoadedSource:
     """
     source = resolved.source
     dropped: dict[str, Counter[str]] = defaultdict(Counter)
+    unmapped: Counter[str] = Counter()
     conversations, num_rows = Conversations(), 0
     for where, columns, rows in _tables(resolved):
-        converter = Converter(source, columns, where, dropped)
+        converter = Converter(source, columns, where, dropped, unmapped)
         start = num_rows
 
         def counted(rows: Iterator[dict[str, Any]] = rows) -> Iterator[dict[str, Any]]:
@@ -160,7 +162,7 @@ def read_source(resolved: ResolvedSource, seed: int) -> LoadedSource:
         )
     if source.size is not None:
         conversations = conversations.sampled(source.size, seed, source.name)
-    return LoadedSource(conversations, num_rows, dropped)
+    return LoadedSource(conversations, num_rows, dropped, unmapped)
 
 
 def _tables(resolved: ResolvedSource) -> Iterator[tuple[str, list[str], Iterator[dict[str, Any]]]]:

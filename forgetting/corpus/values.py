@@ -15,3 +15,17 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def holds_text(value: Any) -> bool:
+    """Whether there is text in a value, or anywhere in a list or an object."""
+    stack = [value]
+    while stack:
+        inner = stack.pop()
+        if isinstance(inner, dict):
+            stack += inner.values()
+        elif isinstance(inner, list):
+            stack += inner
+        elif isinstance(inner, str) and inner.strip():
+            return True
+    return False

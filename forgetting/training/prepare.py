@@ -17,6 +17,8 @@ def prepare_command(arguments: list[str]) -> None:
     corpus, tokens = data.open_corpus()
     print(f"corpus {corpus.folder} ({corpus.content_hash[:12]})\ntokens {tokens.folder} ({tokens.content_hash[:12]})\n")
     print(corpus_table(corpus.manifest))
+    for line in unmapped_columns(corpus.manifest):
+        print(line)
     for name in corpus.manifest["splits"]:
         record = tokens.manifest["splits"][name]
         without, cut = (sum(record[key].values()) for key in ("without_target", "truncated"))
@@ -36,3 +38,14 @@ def corpus_table(manifest: dict[str, Any]) -> str:
         lines.append(f"| {source} | " + " | ".join(f"{c['samples']:,} ({c['percentage']:.2f}%)" for c in cells) + " |")
     lines.append("| all | " + " | ".join(f"{split['samples']:,}" for split in splits.values()) + " |")
     return "\n".join(lines) + "\n"
+
+
+def unmapped_columns(manifest: dict[str, Any]) -> list[str]:
+    """A line per source whose rows hold text that no mapping names: it is not in the corpus."""
+    read = manifest["read"]
+    lines = []
+    for name, record in [*read["sources"].items(), *read["published"].items()]:
+        if record["unmapped"]:
+            columns = ", ".join(f"{column} ({number:,} rows)" for column, number in record["unmapped"].items())
+            lines.append(f"{name}: not in the corpus, as no mapping names them: {columns}")
+    return lines
