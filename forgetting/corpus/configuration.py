@@ -1,10 +1,12 @@
 """What a corpus is made of, as typed configuration (`data.corpus` in an experiment's YAML)."""
 
+import json
 import string
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from forgetting.corpus.values import is_unicode
 from forgetting.errors import UserError
 
 Format = Literal["json", "jsonl", "csv", "tsv", "parquet"]
@@ -112,6 +114,10 @@ class Source:
         where = f"Source {self.name!r}"
         if not self.name.strip():
             raise UserError("A source has an empty name; give it the one its row in the tables shall have.")
+        if not self.name.isprintable():
+            raise UserError(f"{where}: the name holds a control character, which would break the tables. Leave it out.")
+        if not is_unicode(json.dumps(asdict(self), ensure_ascii=False)):
+            raise UserError(f"{where}: its configuration holds half of a surrogate pair, which is no valid Unicode.")
         if not self.path or (isinstance(self.path, list) and not all(self.path)):
             raise UserError(f"{where}: the path is empty; give a file, a folder, a glob pattern or a hub id.")
         by_template = self.prompt is not None or self.response is not None

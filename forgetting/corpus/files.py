@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from forgetting.corpus.configuration import Source
+from forgetting.corpus.values import is_unicode
 from forgetting.errors import UserError
 
 SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
@@ -45,10 +46,22 @@ def format_of(path: Path) -> str | None:
     return SUFFIXES.get(suffixes[-1]) if suffixes else None
 
 
+def expanded(path: str) -> Path:
+    """A path with `~` replaced by the user's home folder.
+
+    Raises:
+        UserError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: {error} Write the path without '~'.") from None
+
+
 def is_local(path: str) -> bool:
     """Whether a path means files here (they exist, or it looks like nothing else) and not a data set on the hub."""
     return (
-        Path(path).expanduser().exists()
+        expanded(path).exists()
         or glob.has_magic(path)
         or path.startswith((".", "/", "~"))
         or path.count("/") > 1
@@ -68,7 +81,7 @@ def local_files(source: Source) -> list[Path] | None:
         return None
     found: list[Path] = []
     for pattern in patterns:
-        path = Path(pattern).expanduser()
+        path = expanded(pattern)
         if path.is_file():
             found.append(path)
         elif path.is_dir():
@@ -92,7 +105,14 @@ def local_files(source: Source) -> list[Path] | None:
     for file in found:
         if file.stat().st_size == 0:
             raise UserError(f"Source {source.name!r}: the file {file} is empty.")
+        if not is_unicode(str(file)):
+            raise UserError(f"Source {source.name!r}: the name of the file {str(file)!r} is not UTF-8. Rename it.")
     refuse_options(source, "its path is local", "data sets on the hub", ("config", "revision"))
+    if source.split != "train":
+        raise UserError(
+            f"Source {source.name!r}: split {source.split!r} is for data sets on the hub, but its path is local. Name "
+            "the file of that split as the path, and leave split out."
+        )
     return found
 
 

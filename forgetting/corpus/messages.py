@@ -154,7 +154,11 @@ class Converter:
             return []
         if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
             raise Unusable("malformed history")
-        turns = [{"from": role, "value": text} for pair in pairs for role, text in zip(("user", "assistant"), pair)]
+        turns = [
+            {"from": role, "value": text}
+            for pair in pairs
+            for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
         return normalized(turns, "from", "value")
 
     def _fill(self, key: str, row: Row, part: str) -> str:

@@ -148,6 +148,13 @@ def _encoded(
             yield start + offset, batch["source"][offset], example, length
 
 
+def _save(file: Path, array: np.ndarray) -> None:
+    """Write an array as NumPy does, but with the system's own error where the disk is full: NumPy's has no number."""
+    with file.open("wb") as out:
+        np.lib.format.write_array_header_1_0(out, np.lib.format.header_data_from_array_1_0(array))
+        out.write(array.tobytes())
+
+
 def _write_split(
     folder: Path, split: datasets.Dataset, encoder: Encoder, template: Template, max_length: int
 ) -> dict[str, Any]:
@@ -180,7 +187,7 @@ def _write_split(
     }
     hashed = sha256()
     for name in ARRAYS:
-        np.save(folder / f"{name}.npy", arrays[name])
+        _save(folder / f"{name}.npy", arrays[name])
         hashed.update(np.ascontiguousarray(arrays[name]).tobytes())
     return {
         "examples": len(rows),

@@ -35,9 +35,16 @@ def corpus_table(manifest: dict[str, Any]) -> str:
     lines = ["| source | " + " | ".join(splits) + " |", "|---" * (len(splits) + 1) + "|"]
     for source in sources:
         cells = [split["sources"].get(source, {"samples": 0, "percentage": 0.0}) for split in splits.values()]
-        lines.append(f"| {source} | " + " | ".join(f"{c['samples']:,} ({c['percentage']:.2f}%)" for c in cells) + " |")
+        lines.append(
+            f"| {_cell(source)} | " + " | ".join(f"{c['samples']:,} ({c['percentage']:.2f}%)" for c in cells) + " |"
+        )
     lines.append("| all | " + " | ".join(f"{split['samples']:,}" for split in splits.values()) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(name: str) -> str:
+    """A name in a table: those of a `source_column` may hold anything."""
+    return "".join(c if c.isprintable() else " " for c in name).replace("|", "\\|")
 
 
 def unmapped_columns(manifest: dict[str, Any]) -> list[str]:
@@ -46,6 +53,6 @@ def unmapped_columns(manifest: dict[str, Any]) -> list[str]:
     lines = []
     for name, record in [*read["sources"].items(), *read["published"].items()]:
         if record["unmapped"]:
-            columns = ", ".join(f"{column} ({number:,} rows)" for column, number in record["unmapped"].items())
-            lines.append(f"{name}: not in the corpus, as no mapping names them: {columns}")
+            columns = ", ".join(f"{_cell(column)} ({number:,} rows)" for column, number in record["unmapped"].items())
+            lines.append(f"{_cell(name)}: not in the corpus, as no mapping names them: {columns}")
     return lines
