@@ -44,7 +44,7 @@ def mounted(folder: Path, *options: str) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)  # a failed test may hold a file
 
 
 def command(tmp_path: Path, backbone: Path) -> list[str]:

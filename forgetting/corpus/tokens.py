@@ -131,7 +131,8 @@ def tokenize_corpus(
 
 def _encoded(
     name: str, split: datasets.Dataset, encoder: Encoder, template: Template, max_length: int
-) -> Iterator[tuple[int, str, Encoded, int]]:
+) -> Iterator[tuple[int, str, Encoded, int, bool]]:
+    """Row, source, example, the length it would have had, and whether a message holds a header of the template."""
     for start in range(0, len(split), BATCH):
         batch = split[start : start + BATCH]
         segments = []
@@ -145,7 +146,8 @@ def _encoded(
                 ) from None
         examples, lengths = encoder.encode(segments, max_length)
         for offset, (example, length) in enumerate(zip(examples, lengths, strict=True)):
-            yield start + offset, batch["source"][offset], example, length
+            has_forged_header = template.has_forged_header(batch["messages"][offset])
+            yield start + offset, batch["source"][offset], example, length, has_forged_header
 
 
 def _save(file: Path, array: np.ndarray) -> None:
@@ -163,9 +165,11 @@ def _write_split(
     lengths, num_targets, rows = [0], [], []
     without_target: Counter[str] = Counter()
     truncated: Counter[str] = Counter()
-    for row, source, example, length in _encoded(folder.name, split, encoder, template, max_length):
+    forged: Counter[str] = Counter()
+    for row, source, example, length, has_forged_header in _encoded(folder.name, split, encoder, template, max_length):
         targets = int(example.response_mask.sum())
         truncated[source] += length > max_length
+        forged[source] += has_forged_header
         if targets == 0:
             without_target[source] += 1
             continue
@@ -195,6 +199,7 @@ def _write_split(
         "targets": int(arrays["num_targets"].sum()),
         "without_target": dict(sorted(without_target.items())),
         "truncated": dict(sorted((source, n) for source, n in truncated.items() if n)),
+        "forged_headers": dict(sorted((source, n) for source, n in forged.items() if n)),
         "content_hash": hashed.hexdigest(),
         "files": describe_files(folder, [f"{name}.npy" for name in ARRAYS]),
     }

@@ -21,11 +21,16 @@ def prepare_command(arguments: list[str]) -> None:
         print(line)
     for name in corpus.manifest["splits"]:
         record = tokens.manifest["splits"][name]
-        without, cut = (sum(record[key].values()) for key in ("without_target", "truncated"))
+        without, cut, forged = (sum(record[key].values()) for key in ("without_target", "truncated", "forged_headers"))
         print(
             f"{name}: {record['examples']:,} examples, {record['tokens']:,} tokens, {record['targets']:,} to predict; "
-            f"{cut:,} cut at {data.max_length} tokens, {without:,} dropped for want of a response token"
+            f"{cut:,} cut at {data.max_length} tokens, {without:,} dropped for lack of a response token"
         )
+        if forged:
+            rows = ", ".join(
+                f"{_cell(source)} ({number:,} rows)" for source, number in record["forged_headers"].items()
+            )
+            print(f"{name}: messages that hold a header of the template {data.template} as text: {rows}")
 
 
 def corpus_table(manifest: dict[str, Any]) -> str:
