@@ -73,9 +73,17 @@ def test_templates_insert_text_and_do_nothing_else(template: str) -> None:
         ({"size": 0}, "size is 0; expected at least 1"),
         ({"path": ""}, "path is empty"),
         ({"name": " "}, "empty name"),
+        ({"name": "a\nb"}, "control character"),
+        ({"name": "\x1b[31m"}, "control character"),
+        ({"name": "\ud800"}, "control character"),
+        ({"prompt": "\ud800{instruction}"}, "no valid Unicode"),
+        ({"unused_columns": ["\ud800"]}, "no valid Unicode"),
         ({"languages": ["en"]}, "languages belongs to tree only"),
         ({"prompt_without_input": "{instruction} {input}"}, "must name fewer columns"),
-        ({"prompt": None, "response": None, "tree": "prompt", "system": "x"}, "belong to prompt and response only"),
+        (
+            {"prompt": None, "response": None, "tree": "prompt", "system": "x"},
+            "system belongs to prompt and response only",
+        ),
     ],
 )
 def test_a_contradictory_source_is_refused(changes: dict[str, object], message: str) -> None:

@@ -2,6 +2,7 @@ import csv
 import gzip
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,10 @@ def test_what_is_local_and_what_is_on_the_hub(tmp_path: Path, monkeypatch: pytes
         ("*.tsv", {}, r"no file matches \*.tsv"),
         ("folder", {}, "the folder folder holds no .json"),
         ("full.json", {"revision": "main"}, "revision is for data sets on the hub, but its path is local"),
+        ("full.json", {"split": "test"}, "split 'test' is for data sets on the hub, but its path is local"),
+        ("~nobody-of-this-name/x.json", {}, "without '~'"),
+        ("/x\0y", {}, "does not exist"),
+        ("latin", {}, "is not UTF-8. Rename it"),
         ("org/name", {"column_names": ["q"]}, "column_names is for CSV and TSV files, but org/name is on the hub"),
     ],
 )
@@ -161,5 +166,7 @@ def test_missing_and_empty_files(
     (tmp_path / "empty.json").touch()
     (tmp_path / "full.json").write_text("[]")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "latin").mkdir()
+    (tmp_path / "latin" / os.fsdecode(b"\xff.json")).write_text("{}")
     with pytest.raises(UserError, match=message):
         local_files(source(path, **changes))

@@ -15,8 +15,10 @@ import datasets
 import pytest
 from huggingface_hub import constants
 
+from forgetting.corpus import sources
 from forgetting.corpus.configuration import Source
 from forgetting.corpus.hub import load_hub, resolved_commit
+from forgetting.corpus.sources import SourceCache
 from forgetting.errors import UserError
 
 COMMIT = "1234567890abcdef1234567890abcdef12345678"
@@ -160,3 +162,34 @@ def test_an_unreachable_hub_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) 
 def test_a_name_that_is_neither_file_nor_hub_id() -> None:
     with pytest.raises(UserError, match=r"'a b/c' is neither a file here nor a hub id"):
         resolved_commit(Source(name="Pool", path="a b/c", messages="messages"))
+
+
+def test_the_commit_last_resolved_is_taken_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, path = Source(name="Pool", path="lab/pool", messages="messages"), tmp_path / ".sources.json"
+    monkeypatch.setattr(sources, "resolved_commit", lambda _: COMMIT)
+    cache = SourceCache(path)
+    assert cache.commit(source) == COMMIT
+    cache.save()
+    monkeypatch.setattr(sources, "resolved_commit", lambda _: None)
+    assert SourceCache(path).commit(source) == COMMIT
+    written = path.stat().st_mtime_ns
+    SourceCache(path).save()
+    assert path.stat().st_mtime_ns == written  # nothing new: nothing written
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "3", "null", "{", "[" * 100_000, '{"hub:lab/pool@main": ["x"]}', '{"hub:lab/pool@main": "x"}', b"\xff"],
+)
+def test_a_damaged_cache_of_commits_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | bytes
+) -> None:
+    source, path = Source(name="Pool", path="lab/pool", messages="messages"), tmp_path / ".sources.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    monkeypatch.setattr(sources, "resolved_commit", lambda _: None)
+    assert SourceCache(path).commit(source) is None
+    monkeypatch.setattr(sources, "resolved_commit", lambda _: COMMIT)
+    cache = SourceCache(path)
+    assert cache.commit(source) == COMMIT
+    cache.save()
+    assert SourceCache(path).commits == {"hub:lab/pool@main": COMMIT}

@@ -13,7 +13,7 @@ Turns = list[tuple[str, str]]
 
 def convert(row: dict[str, Any], **mapping: Any) -> tuple[list[Turns], dict[str, Counter[str]]]:
     dropped: dict[str, Counter[str]] = defaultdict(Counter)
-    converter = Converter(Source(name="S", path="x.json", **mapping), list(row), "x.json", dropped)
+    converter = Converter(Source(name="S", path="x.json", **mapping), list(row), "x.json", dropped, Counter())
     found = [[(m["role"], m["content"]) for m in c.messages] for c in converter.convert(row, 0)]
     return found, dropped
 
@@ -108,7 +108,7 @@ def test_a_nested_column_in_a_template_is_an_error() -> None:
 def test_a_mixture_counts_by_its_own_source_column() -> None:
     dropped: dict[str, Counter[str]] = defaultdict(Counter)
     source = Source(name="Pool", path="x.json", prompt="{q}", response="{a}", source_column="dataset")
-    converter = Converter(source, ["q", "a", "dataset"], "x.json", dropped)
+    converter = Converter(source, ["q", "a", "dataset"], "x.json", dropped, Counter())
     rows = [
         {"q": "x", "a": "y", "dataset": "dolly"},
         {"q": "x", "a": None, "dataset": "flan"},
@@ -179,8 +179,8 @@ def test_flat_messages_are_the_same_trees() -> None:
 
     flatten(TREE, None)
     flatten(message("q", message("a9")), None)
-    trees = list(trees_of(rows, "parent_id"))
+    trees = list(trees_of(rows, "parent_id", Counter()))
     assert [paths(row["parent_id"])[0] for _, row in trees] == [paths(TREE)[0], ["q a9"]]
     assert [number for number, _ in trees] == [0, 10]
     with pytest.raises(UserError, match="message_id, text is missing"):
-        list(trees_of([{"parent_id": None, "role": "user"}], "parent_id"))
+        list(trees_of([{"parent_id": None, "role": "user"}], "parent_id", Counter()))

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import multiprocessing
 import os
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from forgetting.corpus import prepare, sources
+from forgetting import artifacts
+from forgetting.corpus import manifest, prepare
 from forgetting.corpus.configuration import CorpusConfig, Source
 from forgetting.corpus.pool import content_key
 from forgetting.corpus.prepare import Corpus, prepare_corpus
@@ -50,7 +52,7 @@ def content_of(corpus: Corpus) -> dict[str, bytes]:
 
 def test_splits_and_manifest(tmp_path: Path) -> None:
     corpus = prepare_corpus(corpus_config(tmp_path / "data"), tmp_path / "corpora")
-    manifest = corpus.manifest
+    content = corpus.manifest
     assert [len(corpus.split(name)) for name in ("train", "reference", "validation")] == [50, 20, 10]
     train = corpus.split("train")
     assert train.column_names == ["messages", "source", "source_row"]
@@ -62,17 +64,17 @@ def test_splits_and_manifest(tmp_path: Path) -> None:
             assert row["messages"][1] == {"role": "assistant", "content": origin["output"]}
             assert row["messages"][0]["content"] == origin["instruction"] + ("\n\nit" if origin["input"] else "")
     assert first["messages"][0]["role"] == "user"
-    pool = manifest["pool"]
+    pool = content["pool"]
     assert (pool["rows"], pool["conversations"], pool["duplicates"], pool["distinct"]) == (100, 98, 5, 93)
     assert pool["sources"]["Alpaca"]["dropped"] == {"empty response": 1, "null response": 1}
     assert pool["sources"]["Chats"] == {"conversations": 40, "duplicates": 5, "dropped": {}}
-    shares = manifest["splits"]["train"]["sources"]
+    shares = content["splits"]["train"]["sources"]
     assert sum(entry["samples"] for entry in shares.values()) == 50
     assert sum(entry["percentage"] for entry in shares.values()) == pytest.approx(100)
-    read = manifest["read"]["sources"]["Chats"]["files"][0]
+    read = content["read"]["sources"]["Chats"]["files"][0]
     assert read["bytes"] == (tmp_path / "data/chats.jsonl").stat().st_size
     assert len(read["sha256"]) == 64
-    assert manifest["seed"] == 0
+    assert content["seed"] == 0
 
 
 def test_the_splits_are_memory_mapped(tmp_path: Path) -> None:
@@ -119,13 +121,15 @@ def test_table_6_changes_the_reference_alone(tmp_path: Path) -> None:
 
 
 def test_a_second_call_opens_without_reading_any_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "SETTLED_NS", -(10**18))  # the files of a test are younger than its two seconds
     config = corpus_config(tmp_path / "data")
     made = prepare_corpus(config, tmp_path / "corpora")
+    prepare_corpus(config, tmp_path / "corpora")  # the corpus's own files are hashed after their last rename
 
     def refuse(*_: object) -> Any:
         raise AssertionError("a source was read")
 
-    monkeypatch.setattr(sources, "hash_file", refuse)
+    monkeypatch.setattr(hashlib, "file_digest", refuse)
     monkeypatch.setattr(prepare, "read_source", refuse)
     assert prepare_corpus(config, tmp_path / "corpora").folder == made.folder
     os.utime(tmp_path / "data/alpaca.json")  # control: a touched file is looked at again
@@ -176,11 +180,11 @@ def test_processes_at_once_make_one_corpus(tmp_path: Path) -> None:
             corpus.folder for corpus in pool.map(lambda _: prepare_corpus(config, tmp_path / "corpora"), range(8))
         }
     assert len(folders) == 1
-    assert sorted(path.name for path in (tmp_path / "corpora").iterdir()) == [".sources.json", folders.pop().name]
+    assert sorted(path.name for path in (tmp_path / "corpora").iterdir()) == [folders.pop().name]
 
 
 def _prepare_and_die(config: CorpusConfig, root: Path) -> None:
-    prepare.write_json = lambda *_: os._exit(9)  # type: ignore[assignment]  # killed just before the manifest is written
+    manifest.write_json = lambda *_: os._exit(9)  # type: ignore[assignment]  # killed just before the manifest is written
     prepare_corpus(config, root)
 
 
@@ -197,7 +201,7 @@ def test_what_a_killed_process_leaves_is_harmless(tmp_path: Path) -> None:
 def test_nothing_is_left_behind_by_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="93 distinct conversations"):
         prepare_corpus(corpus_config(tmp_path / "data", num_train=500), tmp_path / "corpora")
-    assert [path.name for path in (tmp_path / "corpora").iterdir()] == [".sources.json"]
+    assert list((tmp_path / "corpora").iterdir()) == []
 
 
 def _cut(path: Path) -> None:
@@ -213,7 +217,7 @@ def _cut(path: Path) -> None:
         (lambda folder: _cut(folder / "manifest.json"), r"manifest.json is not valid JSON"),
         (
             lambda folder: (folder / "manifest.json").write_text('{"kind": "corpus", "format": 99}'),
-            r"format 1 \(found 99\)",
+            r"format 2 \(found corpus of format 99\)",
         ),
     ],
 )
@@ -228,6 +232,92 @@ def test_a_damaged_corpus_is_refused_with_the_way_out(
     assert "emove it" in str(caught.value)
     shutil.rmtree(corpus.folder)
     assert prepare_corpus(config, tmp_path / "corpora").content_hash == corpus.content_hash
+
+
+def flip(path: Path, place: int) -> None:
+    """Change one bit, keeping size and time of modification."""
+    stat, content = path.stat(), bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize("split", ["train", "reference", "validation"])
+def test_one_flipped_bit_of_a_split_is_refused(tmp_path: Path, split: str) -> None:
+    config = corpus_config(tmp_path / "data")
+    file = prepare_corpus(config, tmp_path / "corpora").folder / split / "data.arrow"
+    flip(file, file.read_bytes().index(b"done"))
+    with pytest.raises(UserError, match=rf"{split}/data.arrow was changed or damaged .* Remove it \(rm -r"):
+        prepare_corpus(config, tmp_path / "corpora")
+    with pytest.raises(UserError, match="was changed or damaged"):
+        Corpus(file.parents[1])
+    flip(file, file.read_bytes().index(b"eone"))  # control: the bit flipped back
+    assert prepare_corpus(config, tmp_path / "corpora").folder == file.parents[1]
+
+
+def _change(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads((folder / "manifest.json").read_text())
+    change(content)
+    (folder / "manifest.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.update(content_hash="0" * 64),
+        lambda content: content["splits"]["train"].update(content_hash="0" * 64),
+        lambda content: content["splits"]["train"].update(samples=49),
+        lambda content: content["splits"]["train"]["files"].clear(),
+        lambda content: content["splits"].pop("validation"),
+        lambda content: content["splits"].update({"../../x": content["splits"]["train"]}),
+        lambda content: content["config"].update(seed=5),
+        lambda content: content.update(splits=[]),
+        lambda content: content.pop("hash"),
+        lambda content: content.pop("identity"),
+    ],
+)
+def test_a_changed_manifest_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    config = corpus_config(tmp_path / "data")
+    folder = prepare_corpus(config, tmp_path / "corpora").folder
+    _change(folder, lambda content: None)
+    prepare_corpus(config, tmp_path / "corpora")  # control: another layout of the same content is no change
+    _change(folder, change)
+    with pytest.raises(UserError, match=r"manifest.json was changed or damaged .* Remove it \(rm -r"):
+        prepare_corpus(config, tmp_path / "corpora")
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", "3", "null", '"x"', '{"kind": "corpus"}', '{"kind": [], "format": {}}']
+)
+def test_json_that_is_no_manifest_is_refused(tmp_path: Path, content: str) -> None:
+    config = corpus_config(tmp_path / "data")
+    folder = prepare_corpus(config, tmp_path / "corpora").folder
+    (folder / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=r"Remove it \(rm -r .* python -m forgetting prepare"):
+        prepare_corpus(config, tmp_path / "corpora")
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/outside", ""])
+def test_a_manifest_cannot_name_a_split_outside_of_its_folder(tmp_path: Path, name: str) -> None:
+    folder = prepare_corpus(corpus_config(tmp_path / "data"), tmp_path / "corpora").folder
+    content = json.loads((folder / "manifest.json").read_text())
+    del content["hash"]
+    for path in (tmp_path / "outside", folder):  # so that only the name can be at fault
+        shutil.copytree(folder / "train", path, dirs_exist_ok=True)
+    content["splits"][name] = content["splits"]["train"]
+    manifest.write_manifest(folder, content)
+    with pytest.raises(UserError, match="is no name of something inside"):
+        Corpus(folder)
+
+
+def test_a_corpus_under_another_ones_name_is_refused(tmp_path: Path) -> None:
+    config = corpus_config(tmp_path / "data")
+    first = prepare_corpus(config, tmp_path / "corpora").folder
+    second = prepare_corpus(corpus_config(tmp_path / "data", seed=1), tmp_path / "corpora").folder
+    shutil.rmtree(first)
+    second.rename(first)
+    with pytest.raises(UserError, match=rf"{first} is not what its name says: it was made as {second.name}"):
+        prepare_corpus(config, tmp_path / "corpora")
 
 
 def test_a_source_without_a_usable_row(tmp_path: Path) -> None:

@@ -1,20 +1,24 @@
 import json
+import os
 import pickle
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from forgetting import artifacts
 from forgetting.corpus import tokens
 from forgetting.corpus.configuration import CorpusConfig, Source
 from forgetting.corpus.encoding import Encoder
 from forgetting.corpus.prepare import Corpus, prepare_corpus
 from forgetting.corpus.templates import Plain
-from forgetting.corpus.tokens import tokenize_corpus
+from forgetting.corpus.tokens import TokenizedCorpus, tokenize_corpus
 from forgetting.errors import UserError
 
 
@@ -86,8 +90,8 @@ def test_the_same_tokens_have_the_same_hash_everywhere(
     corpus: Corpus, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     first = tokenize_corpus(corpus, tiny_tokenizer, "tulu", 77)
-    shutil.copytree(corpus.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("tokens-*"))
-    second = tokenize_corpus(Corpus(tmp_path / "copy"), tiny_tokenizer, "tulu", 77)
+    shutil.copytree(corpus.folder, tmp_path / corpus.folder.name, ignore=shutil.ignore_patterns("tokens-*"))
+    second = tokenize_corpus(Corpus(tmp_path / corpus.folder.name), tiny_tokenizer, "tulu", 77)
     assert first.content_hash == second.content_hash
     files = [sorted(folder.rglob("*.*")) for folder in (first.folder, second.folder)]
     assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
@@ -122,6 +126,58 @@ def test_a_damaged_token_folder_is_refused(corpus: Corpus, tiny_tokenizer: PreTr
     (made.folder / "train/input_ids.npy").write_bytes(b"")
     with pytest.raises(UserError, match=r"is damaged: train/input_ids.npy has 0 bytes.* Remove it \(rm -r "):
         tokenize_corpus(corpus, tiny_tokenizer, "tulu", 333)
+
+
+@pytest.mark.parametrize("name", tokens.ARRAYS)
+def test_one_flipped_bit_of_an_array_is_refused(
+    corpus: Corpus, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, name: str
+) -> None:
+    made = tokenize_corpus(corpus, tiny_tokenizer, "tulu", 2048)
+    copy = tmp_path / made.folder.name
+    shutil.copytree(made.folder, copy)
+    TokenizedCorpus(copy)  # control
+    file = copy / f"train/{name}.npy"
+    stat, content = file.stat(), bytearray(file.read_bytes())
+    content[-9] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(UserError, match=rf"train/{name}.npy was changed or damaged .* Remove it \(rm -r"):
+        TokenizedCorpus(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["splits"]["train"].update(content_hash="0" * 64),
+        lambda content: content["identity"].update(max_length=1024),
+        lambda content: content["splits"].clear(),
+    ],
+)
+def test_a_changed_manifest_is_refused(
+    corpus: Corpus, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    made = tokenize_corpus(corpus, tiny_tokenizer, "tulu", 2048)
+    copy = tmp_path / made.folder.name
+    shutil.copytree(made.folder, copy)
+    content = json.loads((copy / "manifest.json").read_text())
+    change(content)
+    (copy / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="manifest.json was changed or damaged"):
+        TokenizedCorpus(copy)
+    shutil.copytree(made.folder, tmp_path / "tokens-other")
+    with pytest.raises(UserError, match=f"tokens-other is not what its name says: it was made as {made.folder.name}"):
+        TokenizedCorpus(tmp_path / "tokens-other")
+
+
+def test_a_split_reopened_by_a_worker_hashes_nothing(
+    corpus: Corpus, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = tokenize_corpus(corpus, tiny_tokenizer, "tulu", 2048).split("train")
+    sent = pickle.dumps(split)
+    monkeypatch.setattr(artifacts, "hash_file", lambda _: pytest.fail("hashed"))
+    assert len(pickle.loads(sent)) == len(split)  # noqa: S301
+    with pytest.raises(pytest.fail.Exception):  # control
+        TokenizedCorpus(split.folder.parent)
 
 
 def test_nothing_is_left_behind_by_an_error(

@@ -1,12 +1,16 @@
 import json
 import math
+from pathlib import Path
 
 import pytest
 import yaml
 
+from forgetting.cli import main
 from forgetting.lab.comparison import PAIRS, ROWS, Comparison, Outcome, Spread
-from forgetting.lab.laboratory import experiments_folder
+from forgetting.lab.laboratory import Laboratory, experiments_folder
 from forgetting.lab.quality import Detection
+from forgetting.lab.stages import Stages
+from forgetting.lab.world import World
 from forgetting.paths import CONFIGS
 
 DETECTION = Detection(100, 0.3, 0.9, 0.6, 0.8, 0.7, {"misleading": 0.9})
@@ -98,3 +102,21 @@ def test_the_configuration_of_the_lab_keeps_the_papers_values_where_the_lab_has_
     assert not {"batch_size", "positive_fraction"} & set(lab["data"])
     assert paper["model"]["learning_rate"] == 1e-4
     assert lab["model"]["learning_rate"] == 1e-3
+
+
+def test_the_command_writes_the_tables_and_what_was_printed(
+    comparison: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def run(_: Laboratory, world: World, __: Stages) -> Outcome:
+        print("a stage's own words")
+        return comparison.outcomes[world.seed - 100]
+
+    monkeypatch.setattr(Laboratory, "run", run)
+    monkeypatch.chdir(tmp_path)
+    main(["lab", "--seeds", "3"])
+    output = tmp_path / "runs/lab"
+    assert sorted(path.name for path in output.iterdir()) == ["lab.log", "table.json", "table.md"]
+    assert (output / "table.md").read_text() == "\n".join(table.markdown() for table in comparison.tables())
+    assert json.loads((output / "table.json").read_text()) == json.loads(json.dumps(comparison.record()))
+    assert (output / "lab.log").read_text().count("a stage's own words") == 3
+    assert "a stage's own words" not in capsys.readouterr().out

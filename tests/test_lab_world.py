@@ -1,5 +1,10 @@
 import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -38,6 +43,7 @@ def test_same_seed_same_bytes(world: Path, tmp_path: Path, monkeypatch: pytest.M
     one, other = hashes(Path("worlds/7")), hashes(Path("again/worlds/7"))
     place = [name for name in one if one[name] != other[name]]  # the files that say where the others lie
     assert set(place) == {
+        "manifest.json",
         "world.yaml",
         *(f"tasks/{task}.yaml" for task in ("truthful", "boolean", "logic", "lingual", "math")),
     }
@@ -52,8 +58,57 @@ def test_a_world_that_is_there_is_left_alone(world: Path):
 
 
 def test_another_world_in_the_folder_is_refused(world: Path):
-    with pytest.raises(UserError, match=r"holds a world that was made with other settings .* Remove it \(rm -r"):
+    with pytest.raises(UserError, match=r"holds a world that was made with other settings .* Remove the world \(rm -r"):
         write_world(dataclasses.replace(SMALL, num_distinct=201), world)
+
+
+def flip(path: Path, place: int) -> None:
+    """Change one bit, keeping size and time of modification."""
+    stat, content = path.stat(), bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "name", ["base/model.safetensors", "base/config.json", "sources/flan.jsonl", "tasks/math.yaml", "suite.yaml"]
+)
+def test_one_flipped_bit_is_refused(world: Path, tmp_path: Path, name: str):
+    shutil.copytree(world, tmp_path / "7")
+    write_world(SMALL, tmp_path / "7")  # control
+    flip(tmp_path / "7" / name, -9)
+    with pytest.raises(UserError, match=rf"{name} was changed or damaged .* Remove the world \(rm -r .*/7\)"):
+        write_world(SMALL, tmp_path / "7")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content["files"].pop("base/model.safetensors"), "manifest.json was changed or damaged"),
+        (lambda content: content["files"].update({"../x": "0"}), "manifest.json was changed or damaged"),
+        (lambda content: content.pop("hash"), "manifest.json was changed or damaged"),
+        (lambda content: content.pop("settings"), "lacks settings"),
+        (lambda content: content.clear(), "lacks settings"),
+        (lambda content: content["settings"].update(seed=8), "other settings or by another version"),
+    ],
+)
+def test_a_changed_manifest_is_refused(
+    world: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
+):
+    shutil.copytree(world, tmp_path / "7")
+    content = json.loads((world / "manifest.json").read_text())
+    change(content)
+    (tmp_path / "7/manifest.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message) as caught:
+        write_world(SMALL, tmp_path / "7")
+    assert "Remove the world (rm -r" in str(caught.value)
+
+
+def test_a_manifest_that_is_not_an_object_is_refused(world: Path, tmp_path: Path):
+    shutil.copytree(world, tmp_path / "7")
+    (tmp_path / "7/manifest.json").write_text("[]")
+    with pytest.raises(UserError, match=r"holds a JSON array .* Remove the world"):
+        write_world(SMALL, tmp_path / "7")
 
 
 def test_a_folder_that_is_no_world_is_refused(tmp_path: Path):

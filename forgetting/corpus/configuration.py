@@ -1,10 +1,12 @@
 """What a corpus is made of, as typed configuration (`data.corpus` in an experiment's YAML)."""
 
+import json
 import string
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from forgetting.corpus.values import is_unicode
 from forgetting.errors import UserError
 
 Format = Literal["json", "jsonl", "csv", "tsv", "parquet"]
@@ -59,6 +61,7 @@ class Source:
             such as "{instruction}".
         response: Template of the assistant's message, such as "{output}".
         system: Template of the system message; left out where it comes out empty.
+        history: Column with the turns before the prompt, as a list of [prompt, response] pairs, such as history.
         messages: Column with a list of {role, content}, the roles being system, user and assistant.
         conversations: Column with a list of {from, value}, as WizardLM and ShareGPT have it: human, gpt, system.
         tree: Open Assistant: the column with a message tree ("prompt" in its `.trees.jsonl`), or "parent_id" where
@@ -66,6 +69,8 @@ class Source:
         top_replies: How many of the best-ranked assistant replies to follow at each turn of a tree; null for all.
         languages: Keep only messages of a tree in these languages, such as [en]; null for all.
         source_column: Column that names each row's own source, as in a mixture's `dataset`; tables then count by it.
+        unused_columns: Columns that are left out on purpose. `prepare` names the others that hold text and that no
+            mapping names; a filled column `history` or `system` beside prompt and response is otherwise refused.
         size: Draw this many conversations, uniformly, by the corpus's seed and the source's name; null for all.
         name: The name in tables and manifests; by default its key in `sources`, or the split it is published as.
     """
@@ -82,14 +87,23 @@ class Source:
     prompt_without_input: str | None = None
     response: str | None = None
     system: str | None = None
+    history: str | None = None
     messages: str | None = None
     conversations: str | None = None
     tree: str | None = None
     top_replies: int | None = 1
     languages: list[str] | None = None
     source_column: str | None = None
+    unused_columns: list[str] = field(default_factory=list)
     size: int | None = None
     name: str = ""
+
+    def columns(self) -> list[str]:
+        """The columns that the mapping names, in no particular order."""
+        named = [getattr(self, key) for key in ("messages", "conversations", "tree", "source_column", "history")]
+        templates = (self.prompt, self.prompt_without_input, self.response, self.system)
+        named += [column for template in templates if template is not None for column in columns_of(template)]
+        return [column for column in named if column is not None]
 
     def check(self) -> None:
         """Refuse values that contradict each other.
@@ -100,6 +114,10 @@ class Source:
         where = f"Source {self.name!r}"
         if not self.name.strip():
             raise UserError("A source has an empty name; give it the one its row in the tables shall have.")
+        if not self.name.isprintable():
+            raise UserError(f"{where}: the name holds a control character, which would break the tables. Leave it out.")
+        if not is_unicode(json.dumps(asdict(self), ensure_ascii=False)):
+            raise UserError(f"{where}: its configuration holds half of a surrogate pair, which is no valid Unicode.")
         if not self.path or (isinstance(self.path, list) and not all(self.path)):
             raise UserError(f"{where}: the path is empty; give a file, a folder, a glob pattern or a hub id.")
         by_template = self.prompt is not None or self.response is not None
@@ -113,8 +131,9 @@ class Source:
         if by_template and (self.prompt is None or self.response is None):
             missing = "prompt" if self.prompt is None else "response"
             raise UserError(f"{where}: {missing} is missing; prompt and response go together.")
-        if not by_template and (self.prompt_without_input is not None or self.system is not None):
-            raise UserError(f"{where}: prompt_without_input and system belong to prompt and response only.")
+        beside = [key for key in ("prompt_without_input", "system", "history") if getattr(self, key) is not None]
+        if not by_template and beside:
+            raise UserError(f"{where}: {beside[0]} belongs to prompt and response only.")
         for key in ("prompt", "response", "prompt_without_input", "system"):
             template = getattr(self, key)
             if template is not None and not columns_of(template) and key in ("prompt", "response"):

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from forgetting.corpus.configuration import Source
+from forgetting.corpus.values import is_unicode
 from forgetting.errors import UserError
 
 SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
@@ -45,10 +46,22 @@ def format_of(path: Path) -> str | None:
     return SUFFIXES.get(suffixes[-1]) if suffixes else None
 
 
+def expanded(path: str) -> Path:
+    """A path with `~` replaced by the user's home folder.
+
+    Raises:
+        UserError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: {error} Write the path without '~'.") from None
+
+
 def is_local(path: str) -> bool:
     """Whether a path means files here (they exist, or it looks like nothing else) and not a data set on the hub."""
     return (
-        Path(path).expanduser().exists()
+        expanded(path).exists()
         or glob.has_magic(path)
         or path.startswith((".", "/", "~"))
         or path.count("/") > 1
@@ -68,7 +81,7 @@ def local_files(source: Source) -> list[Path] | None:
         return None
     found: list[Path] = []
     for pattern in patterns:
-        path = Path(pattern).expanduser()
+        path = expanded(pattern)
         if path.is_file():
             found.append(path)
         elif path.is_dir():
@@ -92,7 +105,14 @@ def local_files(source: Source) -> list[Path] | None:
     for file in found:
         if file.stat().st_size == 0:
             raise UserError(f"Source {source.name!r}: the file {file} is empty.")
+        if not is_unicode(str(file)):
+            raise UserError(f"Source {source.name!r}: the name of the file {str(file)!r} is not UTF-8. Rename it.")
     refuse_options(source, "its path is local", "data sets on the hub", ("config", "revision"))
+    if source.split != "train":
+        raise UserError(
+            f"Source {source.name!r}: split {source.split!r} is for data sets on the hub, but its path is local. Name "
+            "the file of that split as the path, and leave split out."
+        )
     return found
 
 
@@ -140,24 +160,28 @@ def _json_rows(file: Path, where: str) -> tuple[list[str], Iterator[dict[str, An
         start = text.read(64).lstrip()
         text.seek(0)
         rows: list[Any] = []
-        try:
-            if start.startswith("["):
+        if start.startswith("["):
+            unit = "item"
+            try:
                 rows = json.load(text)
-                numbers = range(1, len(rows) + 1)
-                unit = "item"
-            else:
-                lines = [(number, line) for number, line in enumerate(text, 1) if line.strip()]
-                numbers, unit = [number for number, _ in lines], "line"
-                for number, line in lines:
-                    try:
-                        rows.append(json.loads(line))
-                    except ValueError as error:
-                        raise UserError(
-                            f"{where}, line {number}: not valid JSON ({error}). Expected one JSON object a line, "
-                            "or one array of objects."
-                        ) from None
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where} is not valid JSON ({error}). It may be cut short.") from None
+            except UnicodeDecodeError:
+                raise
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{where} is not valid JSON ({_reason(error)}). It may be cut short.") from None
+            numbers = list(range(1, len(rows) + 1))
+        else:
+            unit, numbers = "line", []
+            for number, line in enumerate(text, 1):
+                if not line.strip():
+                    continue
+                try:
+                    rows.append(json.loads(line))
+                except (ValueError, RecursionError) as error:
+                    raise UserError(
+                        f"{where}, line {number}: not valid JSON ({_reason(error)}). Expected one JSON object a line, "
+                        "or one array of objects."
+                    ) from None
+                numbers.append(number)
     columns: dict[str, None] = {}
     for number, row in zip(numbers, rows, strict=True):
         if not isinstance(row, dict):
@@ -165,6 +189,10 @@ def _json_rows(file: Path, where: str) -> tuple[list[str], Iterator[dict[str, An
         columns.update(dict.fromkeys(row))
     names = list(columns)
     return names, ({name: row.get(name) for name in names} for row in rows)
+
+
+def _reason(error: Exception) -> str:
+    return "it is nested too deeply to be read" if isinstance(error, RecursionError) else str(error)
 
 
 def _separated_rows(source: Source, file: Path, form: str, where: str) -> tuple[list[str], Iterator[dict[str, Any]]]:
@@ -194,6 +222,8 @@ def _separated_rows(source: Source, file: Path, form: str, where: str) -> tuple[
     if columns is None and rows:
         columns, rows, lines = rows[0], rows[1:], lines[1:]
     columns = columns or []
+    if repeated := sorted({name for name in columns if columns.count(name) > 1}):
+        raise UserError(f"{where}: the column {repeated[0]!r} is there twice; columns must have different names.")
     for number, fields in zip(lines, rows, strict=True):
         if len(fields) != len(columns):
             raise UserError(
@@ -221,7 +251,10 @@ def _parquet_rows(file: Path, where: str) -> tuple[list[str], Iterator[dict[str,
         except (pa.ArrowException, OSError) as error:
             raise damaged(error) from None
 
-    return table.schema_arrow.names, rows()
+    names = table.schema_arrow.names
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{where}: the column {repeated[0]!r} is there twice; columns must have different names.")
+    return names, rows()
 
 
 def _unescaped(text: str) -> str:

@@ -3,10 +3,13 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import date, time
+from decimal import Decimal
 from typing import Any
 
 from forgetting.corpus.configuration import Source, columns_of, template_columns
 from forgetting.corpus.trees import tree_conversations
+from forgetting.corpus.values import holds_text, is_blank, is_unicode
 from forgetting.errors import UserError
 
 Row = dict[str, Any]
@@ -23,6 +26,16 @@ ROLES = {
     "bot": "assistant",
     "model": "assistant",
 }
+
+
+INSERTED = (str, int, float, Decimal, date, time)
+"""Types of a column whose values a template inserts as text (a datetime is a date)."""
+
+
+BESIDE_TEMPLATES = {"history": "history", "system": '"{system}"'}
+"""Columns that have a key of their own beside prompt and response, and what maps them."""
+
+READ_FROM_TREES = ("message_id", "parent_id", "text", "role", "rank", "lang", "deleted", "review_result")
 
 
 class Unusable(Exception):
@@ -46,22 +59,31 @@ class Converter:
         columns: The columns there are.
         where: The file or data set they are of.
         dropped: Where rows without a conversation are counted, by source and reason.
+        unmapped: Where rows are counted that hold text in a column that is neither named nor listed as unused.
 
     Raises:
         UserError: The mapping names a column that is not there.
     """
 
-    def __init__(self, source: Source, columns: list[str], where: str, dropped: dict[str, Counter[str]]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        columns: list[str],
+        where: str,
+        dropped: dict[str, Counter[str]],
+        unmapped: Counter[str],
+    ) -> None:
         self.source = source
         self.dropped = dropped
-        wanted = [getattr(source, key) for key in ("messages", "conversations", "tree", "source_column")]
-        for template in (source.prompt, source.prompt_without_input, source.response, source.system):
-            wanted += columns_of(template) if template is not None else []
-        if missing := sorted({column for column in wanted if column is not None and column not in columns}):
+        self.unmapped = unmapped
+        named = source.columns()
+        if missing := sorted({column for column in named if column not in columns}):
             raise UserError(
                 f"Source {source.name!r}: {where} has no column {', '.join(map(repr, missing))}. "
                 f"The columns are {', '.join(map(repr, columns)) or 'none'}. Name one of these in the mapping."
             )
+        known = {*named, *source.unused_columns, *(READ_FROM_TREES if source.tree is not None else ())}
+        self._others = [column for column in columns if column not in known]
         self._templates = {
             key: template_columns(template)
             for key in ("prompt", "prompt_without_input", "response", "system")
@@ -78,18 +100,42 @@ class Converter:
         )  # fmt: skip
 
     def convert(self, row: Row, number: int) -> Iterator[Conversation]:
-        """The conversations of one row; a row without any is counted as dropped."""
+        """The conversations of one row; a row without any is counted as dropped.
+
+        Raises:
+            UserError: A column with a key of its own is filled and not mapped, or a template's column holds no text.
+        """
+        self._count_unmapped(row)
         label = self.source.name
-        if self.source.source_column is not None and not is_blank(row[self.source.source_column]):
-            label = str(row[self.source.source_column])
-        self._left_out = self.dropped[label]
         try:
-            found = [checked(messages) for messages in self._convert(row)]
+            label = self._label(row)
+            self._left_out = self.dropped[label]
+            found = [validated(messages) for messages in self._convert(row)]
         except Unusable as reason:
-            self._left_out[str(reason)] += 1
+            self.dropped[label][str(reason)] += 1
             return
         for messages in found:
             yield Conversation(messages, label, number)
+
+    def _count_unmapped(self, row: Row) -> None:
+        for column in self._others:
+            if holds_text(row[column]):
+                self.unmapped[column] += 1
+                if self.source.prompt is not None and column in BESIDE_TEMPLATES:
+                    raise UserError(
+                        f"Source {self.source.name!r}: the column {column!r} holds content that no mapping names, so "
+                        f"that it would be lost. Map it ({column}: {BESIDE_TEMPLATES[column]}), or leave it out on "
+                        f"purpose (unused_columns: [{column}])."
+                    )
+
+    def _label(self, row: Row) -> str:
+        """The name a row is counted under."""
+        name = None if self.source.source_column is None else row[self.source.source_column]
+        if is_blank(name):
+            return self.source.name
+        if not isinstance(name, str | int | float) or not is_unicode(str(name)):
+            raise Unusable("malformed source name")
+        return str(name)
 
     def _from_templates(self, row: Row) -> list[Messages]:
         shorter = any(is_blank(row[column]) for column in self._optional)
@@ -97,8 +143,23 @@ class Converter:
         response = self._fill("response", row, "response")
         messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
         if self.source.system is not None and not any(is_blank(row[name]) for name in columns_of(self.source.system)):
-            messages.insert(0, {"role": "system", "content": self._fill("system", row, "system")})
-        return [messages]
+            before = [{"role": "system", "content": self._fill("system", row, "system")}]
+        else:
+            before = []
+        return [before + self._history(row) + messages]
+
+    def _history(self, row: Row) -> Messages:
+        pairs = None if self.source.history is None else row[self.source.history]
+        if is_blank(pairs):
+            return []
+        if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            raise Unusable("malformed history")
+        turns = [
+            {"from": role, "value": text}
+            for pair in pairs
+            for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
+        return normalized(turns, "from", "value")
 
     def _fill(self, key: str, row: Row, part: str) -> str:
         pieces: list[str] = []
@@ -108,7 +169,7 @@ class Converter:
                 value = row[column]
                 if value is None or value != value:  # NaN, as pandas writes a missing value to Parquet
                     raise Unusable(f"null {part}")
-                if isinstance(value, dict | list):
+                if not isinstance(value, INSERTED):
                     raise UserError(
                         f"Source {self.source.name!r}: column {column!r} holds a {type(value).__name__}, and a "
                         "template inserts text. Use messages, conversations or tree for nested columns."
@@ -120,10 +181,10 @@ class Converter:
         return "".join(pieces)
 
     def _from_messages(self, row: Row) -> list[Messages]:
-        return [renamed(row[self.source.messages or ""], "role", "content")]
+        return [normalized(row[self.source.messages or ""], "role", "content")]
 
     def _from_conversations(self, row: Row) -> list[Messages]:
-        return [renamed(row[self.source.conversations or ""], "from", "value")]
+        return [normalized(row[self.source.conversations or ""], "from", "value")]
 
     def _from_tree(self, row: Row) -> list[Messages]:
         tree = row[self.source.tree or ""]
@@ -135,12 +196,7 @@ class Converter:
         return found
 
 
-def is_blank(value: Any) -> bool:
-    """Whether a column's value is null or nothing but whitespace."""
-    return value is None or value != value or (isinstance(value, str) and not value.strip())
-
-
-def renamed(turns: Any, role_key: str, content_key: str) -> Messages:
+def normalized(turns: Any, role_key: str, content_key: str) -> Messages:
     """A list of turns under any of the usual names → {role, content}.
 
     Raises:
@@ -149,14 +205,18 @@ def renamed(turns: Any, role_key: str, content_key: str) -> Messages:
     if turns is None:
         raise Unusable("null messages")
     if isinstance(turns, dict):  # a struct of lists, as older data sets store a list of structs
-        turns = [dict(zip(turns, values, strict=True)) for values in zip(*turns.values(), strict=True)]
+        columns = list(turns.values())
+        if not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+            raise Unusable("malformed messages")
+        turns = [dict(zip(turns, values, strict=True)) for values in zip(*columns, strict=True)]
     if not isinstance(turns, list):
         raise Unusable("malformed messages")
     messages: Messages = []
     for turn in turns:
         if not isinstance(turn, dict) or role_key not in turn or content_key not in turn:
             raise Unusable("malformed messages")
-        role = ROLES.get(str(turn[role_key]).strip().lower())
+        name = turn[role_key]
+        role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
         if role is None:
             raise Unusable("unknown role")
         content = turn[content_key]
@@ -170,7 +230,7 @@ def renamed(turns: Any, role_key: str, content_key: str) -> Messages:
     return messages
 
 
-def checked(messages: Messages) -> Messages:
+def validated(messages: Messages) -> Messages:
     """The messages without an empty system message.
 
     Raises:
@@ -180,10 +240,8 @@ def checked(messages: Messages) -> Messages:
     for message in kept:
         if not message["content"].strip():
             raise Unusable("empty response" if message["role"] == "assistant" else "empty prompt")
-        try:
-            message["content"].encode()
-        except UnicodeEncodeError:
-            raise Unusable("invalid Unicode") from None
+        if not is_unicode(message["content"]):
+            raise Unusable("invalid Unicode")
     if not any(message["role"] == "assistant" for message in kept):
         raise Unusable("no assistant turn")
     return kept

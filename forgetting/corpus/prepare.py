@@ -10,15 +10,16 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
-from forgetting.artifacts import complete_folder, hash_content, read_json, write_json
+from forgetting.artifacts import complete_folder, hash_content, inside
 from forgetting.corpus.configuration import SPLITS, CorpusConfig
+from forgetting.corpus.manifest import describe_files, folder_name, read_manifest, write_manifest
 from forgetting.corpus.pool import Conversations, Draw, draw, shares
-from forgetting.corpus.sources import Located, Memory, Read, locate, read_source
+from forgetting.corpus.sources import LoadedSource, ResolvedSource, SourceCache, read_source, resolve_source
 from forgetting.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # of the folder and of every decision on the way to it: raise it when either changes
+FORMAT = 2  # of the folder and of every decision on the way to it: raise it when either changes
 BATCH = 1000
 SCHEMA = pa.schema(
     [
@@ -36,12 +37,12 @@ class Corpus:
         folder: Where it lies.
 
     Raises:
-        UserError: The folder is not a complete corpus.
+        UserError: The folder is not a complete corpus, or something in it was changed since it was made.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest: dict[str, Any] = checked_manifest(folder, FORMAT, "corpus", "python -m forgetting prepare")
+        self.manifest: dict[str, Any] = read_manifest(folder, "corpus", FORMAT, "python -m forgetting prepare")
         self.content_hash: str = self.manifest["content_hash"]
 
     def split(self, name: str) -> datasets.Dataset:
@@ -50,7 +51,7 @@ class Corpus:
             raise UserError(
                 f"The corpus {self.folder} has no split {name!r}; it has {', '.join(self.manifest['splits'])}."
             )
-        return datasets.Dataset.from_file(str(self.folder / name / "data.arrow"))
+        return datasets.Dataset.from_file(str(inside(self.folder, f"{name}/data.arrow")))
 
 
 def prepare_corpus(config: CorpusConfig, root: Path) -> Corpus:
@@ -67,20 +68,20 @@ def prepare_corpus(config: CorpusConfig, root: Path) -> Corpus:
         UserError: The configuration, a source, or a damaged corpus folder.
     """
     config.check()
-    memory = Memory(root / ".sources.json")
-    pool = [locate(source, memory) for source in config.sources.values()]
-    published = {split: locate(source, memory) for split, source in config.published().items()}
-    memory.save()
+    cache = SourceCache(root / ".sources.json")
+    pool = [resolve_source(source, cache) for source in config.sources.values()]
+    published = {split: resolve_source(source, cache) for split, source in config.published().items()}
+    cache.save()
     sizes = {f"num_{split}": number for split, number in config.drawn().items()}
     identity = {
         "format": FORMAT,
         **sizes,
         "seed": config.seed,
         "deduplicate_reference": config.deduplicate_reference,
-        "sources": [located.identity() for located in pool],
-        "published": {split: located.identity() for split, located in published.items()},
+        "sources": [source.identity() for source in pool],
+        "published": {split: source.identity() for split, source in published.items()},
     }
-    folder = root / hash_content(identity)[:12]
+    folder = root / folder_name("corpus", identity)
     if not folder.exists():
         with complete_folder(folder) as temporary:
             _make(temporary, config, identity, pool, published)
@@ -88,10 +89,14 @@ def prepare_corpus(config: CorpusConfig, root: Path) -> Corpus:
 
 
 def _make(
-    folder: Path, config: CorpusConfig, identity: dict[str, Any], pool: list[Located], published: dict[str, Located]
+    folder: Path,
+    config: CorpusConfig,
+    identity: dict[str, Any],
+    pool: list[ResolvedSource],
+    published: dict[str, ResolvedSource],
 ) -> None:
-    reads = [read_source(located, config.seed) for located in pool]
-    named = {split: read_source(located, config.seed) for split, located in published.items()}
+    reads = [read_source(source, config.seed) for source in pool]
+    named = {split: read_source(source, config.seed) for split, source in published.items()}
     rows = Conversations()
     for read in reads:
         rows.extend(read.conversations)
@@ -106,13 +111,13 @@ def _make(
             "from": "published" if split in named else "drawn",
             "sources": shares(conversations.sources),
             "content_hash": conversations.content_hash(),
-            "files": {"data.arrow": file.stat().st_size},
+            "files": describe_files(file.parent, ["data.arrow"]),
         }
     manifest = {
         "format": FORMAT,
         "kind": "corpus",
         "content_hash": hash_content({split: entry["content_hash"] for split, entry in described.items()}),
-        "identity": hash_content(identity),
+        "identity": identity,
         "seed": config.seed,
         "splits": described,
         "pool": {
@@ -125,17 +130,17 @@ def _make(
         "published": {split: {"rows": read.num_rows, "dropped": _flat(read.dropped)} for split, read in named.items()},
         "overlap": _overlap(splits),
         "read": {
-            "sources": {located.source.name: located.record() for located in pool},
-            "published": {split: located.record() for split, located in published.items()},
+            "sources": {source.source.name: _record(source, read) for source, read in zip(pool, reads, strict=True)},
+            "published": {split: _record(source, named[split]) for split, source in published.items()},
         },
         "config": asdict(config),
     }
     for pair, number in manifest["overlap"].items():
         logger.warning("%s share %d conversations: the published splits are not disjoint.", pair, number)
-    write_json(folder / "manifest.json", manifest)
+    write_manifest(folder, manifest)
 
 
-def _pool_counts(reads: list[Read], drawn: Draw) -> dict[str, Any]:
+def _pool_counts(reads: list[LoadedSource], drawn: Draw) -> dict[str, Any]:
     usable = Counter(name for read in reads for name in read.conversations.sources)
     dropped: dict[str, Counter[str]] = {}
     for read in reads:
@@ -149,6 +154,10 @@ def _pool_counts(reads: list[Read], drawn: Draw) -> dict[str, Any]:
         }
         for name in sorted(usable.keys() | {name for name, reasons in dropped.items() if reasons})
     }
+
+
+def _record(source: ResolvedSource, read: LoadedSource) -> dict[str, Any]:
+    return {**source.record(), "unmapped": dict(sorted(read.unmapped.items()))}
 
 
 def _flat(dropped: dict[str, Counter[str]]) -> dict[str, int]:
@@ -171,26 +180,3 @@ def write_split(file: Path, conversations: Conversations) -> None:
             columns = [messages, conversations.sources[part], conversations.rows[part]]
             arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]
             writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
-
-
-def checked_manifest(folder: Path, version: int, kind: str, command: str) -> dict[str, Any]:
-    """The manifest of a corpus or token folder whose files are all there, in full length.
-
-    Raises:
-        UserError: Something is missing or cut short; how to mend it.
-    """
-    remedy = f"Remove it (rm -r {folder}) and make it again: {command}."
-    if not (folder / "manifest.json").is_file():
-        raise UserError(f"{folder} is not a complete {kind}: it has no manifest.json. {remedy}")
-    manifest = read_json(folder / "manifest.json")
-    if not isinstance(manifest, dict) or manifest.get("kind") != kind or manifest.get("format") != version:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise UserError(f"{folder} is not a {kind} of format {version} (found {found}). {remedy}")
-    for split, entry in manifest["splits"].items():
-        for name, size in entry["files"].items():
-            file = folder / split / name
-            found = file.stat().st_size if file.is_file() else None
-            if found != size:
-                state = "is missing" if found is None else f"has {found:,} bytes"
-                raise UserError(f"{folder} is damaged: {split}/{name} {state}, its manifest says {size:,}. {remedy}")
-    return manifest

@@ -1,10 +1,13 @@
 """Messages → text in segments: which characters are targets, and which strings are control tokens.
 
 A control token (EOS, a chat template's markers) is a segment of its own, so that the same string inside a message stays
-ordinary text: data cannot end a turn or forge one.
+ordinary text: data cannot write a control token, and so cannot end a response. A header that a template writes as
+ordinary text (all of tulu's, `[/INST]` in Llama 2's chat template) is another matter: the same text inside a message
+gives the same tokens, as in published code, so that data can forge it. Such rows are counted.
 """
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +21,7 @@ from forgetting.errors import UserError
 TEMPLATES = ("tulu", "chat", "plain")
 ESCAPE = "\ue000"
 ESCAPED = re.compile("\ue000([0-9]+)\ue001")
+PROBE = "\ue005"  # a message's whole content, to see what the template writes around it
 DATE = {"%d": "26", "%m": "07", "%Y": "2024", "%y": "24", "%b": "Jul", "%B": "July", "%A": "Friday", "%a": "Fri"}
 
 
@@ -39,6 +43,10 @@ class Template(Protocol):
 
     def render(self, messages: Messages) -> list[Segment]:
         """The segments of a conversation, whose texts in order are the whole."""
+        ...
+
+    def has_forged_header(self, messages: Messages) -> bool:
+        """Whether a message holds a header that this template writes as ordinary text."""
         ...
 
 
@@ -103,12 +111,22 @@ class Tulu:
         last = segments.pop()
         return segments if messages[-1]["role"] == "assistant" else [*segments, Segment(last.text.rstrip(), False)]
 
+    def has_forged_header(self, messages: Messages) -> bool:
+        """Whether a message holds `<|system|>`, `<|user|>` or `<|assistant|>` at the end of a line."""
+        for message in messages:
+            content = message["content"].strip() + ("" if message["role"] == "assistant" else "\n")
+            if any(f"<|{role}|>\n" in content for role in ("system", "user", "assistant")):
+                return True
+        return False
+
 
 class Plain:
     """Prompt, separator, completion, EOS; a dialogue is one such pair after the other.
 
     A separator that ends in a space leaves the space to the completion, as in published code for prompt and completion:
     byte-level tokenizers join it to the first word, which would otherwise never be a target.
+
+    There are no headers: EOS ends a completion, and nothing but the separator tells a prompt from what precedes it.
 
     Args:
         eos: What ends a completion.
@@ -138,6 +156,10 @@ class Plain:
                 segments.append(Segment(content + before, False))
                 after_prompt = True
         return segments
+
+    def has_forged_header(self, messages: Messages) -> bool:
+        """Never: there are no headers."""
+        return False
 
 
 class Chat:
@@ -169,6 +191,7 @@ class Chat:
         self._control = re.compile("(" + "|".join(map(re.escape, self.special)) + ")") if special else None
         self._hidden = [*self.special, ESCAPE]
         self._to_hide = re.compile("|".join(map(re.escape, self._hidden)))
+        self.text_headers = self._text_headers()
 
     def render(self, messages: Messages) -> list[Segment]:
         """The segments of a conversation."""
@@ -181,6 +204,19 @@ class Chat:
             segments += self._segments(text[start:end], True)
             position = end
         return segments
+
+    def has_forged_header(self, messages: Messages) -> bool:
+        """Whether a message holds text by which the template alone, without a control token, divides two messages."""
+        return any(header in message["content"] for message in messages for header in self.text_headers)
+
+    def _text_headers(self) -> list[str]:
+        found: set[str] = set()
+        for system in ([], [{"role": "system", "content": PROBE}]):
+            messages = [*system, *({"role": role, "content": PROBE} for role in ("user", "assistant") * 2)]
+            with suppress(UserError):  # the template refuses such a conversation (a system message, say)
+                between = self._render(messages)[0].split(PROBE)[1:-1]
+                found |= {text.strip() for text in between if not any(special in text for special in self.special)}
+        return sorted(found - {""})
 
     def _spans(self, messages: Messages) -> tuple[str, list[tuple[int, int]]]:
         if self.marks_generation:

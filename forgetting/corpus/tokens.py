@@ -11,13 +11,14 @@ import numpy as np
 from jaxtyping import Bool, Int32
 from transformers import PreTrainedTokenizerBase
 
-from forgetting.artifacts import complete_folder, hash_content, write_json
+from forgetting.artifacts import complete_folder, hash_content, inside
 from forgetting.corpus.encoding import Encoded, Encoder, tokenizer_hash
-from forgetting.corpus.prepare import Corpus, checked_manifest
+from forgetting.corpus.manifest import describe_files, folder_name, read_manifest, write_manifest
+from forgetting.corpus.prepare import Corpus
 from forgetting.corpus.templates import Template, template_for
 from forgetting.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 BATCH = 1000
 ARRAYS = ("input_ids", "response_mask", "offsets", "num_targets", "rows")
 
@@ -69,19 +70,19 @@ class TokenizedCorpus:
         folder: A token folder inside a corpus folder.
 
     Raises:
-        UserError: The folder is not complete.
+        UserError: The folder is not complete, or something in it was changed since it was made.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest: dict[str, Any] = checked_manifest(folder, FORMAT, "tokens", "run the same command again")
+        self.manifest: dict[str, Any] = read_manifest(folder, "tokens", FORMAT, "run the same command again")
         self.content_hash: str = self.manifest["content_hash"]
 
     def split(self, name: str) -> TokenizedSplit:
         """Train, reference or validation."""
         if name not in self.manifest["splits"]:
             raise UserError(f"{self.folder} has no split {name!r}; it has {', '.join(self.manifest['splits'])}.")
-        return TokenizedSplit(self.folder / name, self.manifest["splits"][name]["content_hash"])
+        return TokenizedSplit(inside(self.folder, name), self.manifest["splits"][name]["content_hash"])
 
 
 def tokenize_corpus(
@@ -111,7 +112,7 @@ def tokenize_corpus(
         "template": template.identity,
         "max_length": max_length,
     }
-    folder = corpus.folder / f"tokens-{hash_content(identity)[:12]}"
+    folder = corpus.folder / folder_name("tokens", identity)
     if not folder.exists():
         encoder = Encoder(tokenizer, template.adds_bos)
         with complete_folder(folder) as temporary:
@@ -120,14 +121,18 @@ def tokenize_corpus(
                 for name in corpus.manifest["splits"]
             }
             hashes = {name: entry["content_hash"] for name, entry in splits.items()}
-            manifest = {"kind": "tokens", **identity, "content_hash": hash_content(hashes), "splits": splits}
-            write_json(temporary / "manifest.json", manifest)
+            manifest = {
+                "format": FORMAT, "kind": "tokens", "content_hash": hash_content(hashes), "identity": identity,
+                "splits": splits,
+            }  # fmt: skip
+            write_manifest(temporary, manifest)
     return TokenizedCorpus(folder)
 
 
 def _encoded(
     name: str, split: datasets.Dataset, encoder: Encoder, template: Template, max_length: int
-) -> Iterator[tuple[int, str, Encoded, int]]:
+) -> Iterator[tuple[int, str, Encoded, int, bool]]:
+    """Row, source, example, the length it would have had, and whether a message holds a header of the template."""
     for start in range(0, len(split), BATCH):
         batch = split[start : start + BATCH]
         segments = []
@@ -141,7 +146,15 @@ def _encoded(
                 ) from None
         examples, lengths = encoder.encode(segments, max_length)
         for offset, (example, length) in enumerate(zip(examples, lengths, strict=True)):
-            yield start + offset, batch["source"][offset], example, length
+            has_forged_header = template.has_forged_header(batch["messages"][offset])
+            yield start + offset, batch["source"][offset], example, length, has_forged_header
+
+
+def _save(file: Path, array: np.ndarray) -> None:
+    """Write an array as NumPy does, but with the system's own error where the disk is full: NumPy's has no number."""
+    with file.open("wb") as out:
+        np.lib.format.write_array_header_1_0(out, np.lib.format.header_data_from_array_1_0(array))
+        out.write(array.tobytes())
 
 
 def _write_split(
@@ -152,9 +165,11 @@ def _write_split(
     lengths, num_targets, rows = [0], [], []
     without_target: Counter[str] = Counter()
     truncated: Counter[str] = Counter()
-    for row, source, example, length in _encoded(folder.name, split, encoder, template, max_length):
+    forged: Counter[str] = Counter()
+    for row, source, example, length, has_forged_header in _encoded(folder.name, split, encoder, template, max_length):
         targets = int(example.response_mask.sum())
         truncated[source] += length > max_length
+        forged[source] += has_forged_header
         if targets == 0:
             without_target[source] += 1
             continue
@@ -176,7 +191,7 @@ def _write_split(
     }
     hashed = sha256()
     for name in ARRAYS:
-        np.save(folder / f"{name}.npy", arrays[name])
+        _save(folder / f"{name}.npy", arrays[name])
         hashed.update(np.ascontiguousarray(arrays[name]).tobytes())
     return {
         "examples": len(rows),
@@ -184,6 +199,7 @@ def _write_split(
         "targets": int(arrays["num_targets"].sum()),
         "without_target": dict(sorted(without_target.items())),
         "truncated": dict(sorted((source, n) for source, n in truncated.items() if n)),
+        "forged_headers": dict(sorted((source, n) for source, n in forged.items() if n)),
         "content_hash": hashed.hexdigest(),
-        "files": {f"{name}.npy": (folder / f"{name}.npy").stat().st_size for name in ARRAYS},
+        "files": describe_files(folder, [f"{name}.npy" for name in ARRAYS]),
     }

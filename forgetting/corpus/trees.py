@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from forgetting.corpus.values import is_blank, is_unicode
 from forgetting.errors import UserError
 
 Message = dict[str, Any]
+ROLES = ("prompter", "user", "assistant")
 FLAT_COLUMNS = ("message_id", "parent_id", "text", "role")
 
 
@@ -18,8 +20,8 @@ def tree_conversations(
     At a prompter's message the `top_replies` best-ranked assistant replies are followed (rank 0 is the best; unranked
     ones come last, in file order). At an assistant's message every prompter reply is followed: they are different
     continuations, and the data set does not rank them. A branch that ends in a prompter's message nobody answered ends
-    at the assistant's message before it. Deleted messages, those that failed their review and those in another language
-    are left out with everything below them.
+    at the assistant's message before it. Deleted messages, those that failed their review, those in another language
+    and those that cannot be read are left out with everything below them.
 
     Args:
         root: The first prompter's message, its answers nested in `replies`.
@@ -49,8 +51,14 @@ def tree_conversations(
     return found
 
 
-def trees_of(rows: Iterable[Message], column: str) -> Iterator[tuple[int, dict[str, Message]]]:
+def trees_of(rows: Iterable[Message], column: str, left_out: Counter[str]) -> Iterator[tuple[int, dict[str, Message]]]:
     """Flat messages that name their parent → trees, each as its root's row with the tree in `column`.
+
+    Args:
+        rows: One message each, in any order.
+        column: Where the tree goes.
+        left_out: Counts the messages that belong to no tree, by reason: their identity is not a text or a whole number
+            or was there before, or their parent is not there (or is below them).
 
     Yields:
         The root's row number and the row, in order of the roots.
@@ -58,54 +66,81 @@ def trees_of(rows: Iterable[Message], column: str) -> Iterator[tuple[int, dict[s
     Raises:
         UserError: A column is missing.
     """
-    nodes: dict[str, Message] = {}
+    nodes: dict[Any, Message] = {}
     roots: list[tuple[int, Message]] = []
-    children: dict[str, list[Message]] = {}
+    children: dict[Any, list[Message]] = {}
     for number, row in enumerate(rows):
         if missing := [name for name in FLAT_COLUMNS if name not in row]:
             raise UserError(
                 f"tree: parent_id expects one message a row with the columns {', '.join(FLAT_COLUMNS)}; "
                 f"{', '.join(missing)} is missing. The columns are {', '.join(map(repr, row))}."
             )
-        node = dict(row)
-        nodes[node["message_id"]] = node
-        if node["parent_id"] is None:
+        identity, parent = row["message_id"], row["parent_id"]
+        is_root = is_blank(parent)
+        if not isinstance(identity, str | int) or not (is_root or isinstance(parent, str | int)):
+            left_out["malformed message_id or parent_id"] += 1
+            continue
+        if identity in nodes:
+            left_out["message_id of an earlier message"] += 1
+            continue
+        node = nodes[identity] = {**row, "replies": []}
+        if is_root:
             roots.append((number, node))
         else:
-            children.setdefault(node["parent_id"], []).append(node)
-    for identity, replies in children.items():
-        if identity in nodes:
-            nodes[identity]["replies"] = replies
+            children.setdefault(parent, []).append(node)
+    num_placed = 0
+    stack = [node for _, node in roots]
+    while stack:
+        node = stack.pop()
+        num_placed += 1
+        node["replies"] = children.get(node["message_id"], [])
+        stack += node["replies"]
+    if num_placed < len(nodes):
+        left_out["message without its parent"] += len(nodes) - num_placed
     for number, root in roots:
         yield number, {**root, column: root}
 
 
-def _is_kept(message: Message, languages: list[str] | None, left_out: Counter[str]) -> bool:
+def _is_kept(message: Any, languages: list[str] | None, left_out: Counter[str]) -> bool:
     reason = _reason_against(message, languages)
     if reason is not None:
         left_out[reason] += 1
     return reason is None
 
 
-def _reason_against(message: Message, languages: list[str] | None) -> str | None:
+def _reason_against(message: Any, languages: list[str] | None) -> str | None:
+    if not _is_well_formed(message):
+        return "message malformed"
     if message.get("deleted"):
         return "message deleted"
     if message.get("review_result") is False:
         return "message failed its review"
     if languages is not None and message.get("lang") not in languages:
         return "message in another language"
-    if not (message.get("text") or "").strip():
+    if is_blank(message.get("text")):
         return "message empty"
     return None
 
 
+def _is_well_formed(message: Any) -> bool:
+    if not isinstance(message, dict) or message.get("role") not in ROLES:
+        return False
+    text, replies, rank = (message.get(key) for key in ("text", "replies", "rank"))
+    return (
+        isinstance(text, str | None)
+        and (text is None or is_unicode(text))
+        and isinstance(replies, list | None)
+        and isinstance(rank, int | float | None)
+    )
+
+
 def _has_answer(prompter: Message, languages: list[str] | None) -> bool:
     return any(
-        reply.get("role") == "assistant" and _reason_against(reply, languages) is None
+        _reason_against(reply, languages) is None and reply["role"] == "assistant"
         for reply in prompter.get("replies") or []
     )
 
 
-def _rank(message: Message) -> float:
+def _rank(message: Message) -> int | float:
     rank = message.get("rank")
-    return float("inf") if rank is None else float(rank)
+    return float("inf") if rank is None or rank != rank else rank

@@ -6,14 +6,14 @@ from typing import Any
 
 import yaml
 
-from forgetting.artifacts import complete_folder, hash_content, read_json, write_json
+from forgetting.artifacts import complete_folder, hash_content, hash_file, read_json, refuse_changed, write_json
 from forgetting.errors import UserError
 from forgetting.lab.benchmarks import suite, write_tasks
 from forgetting.lab.language import Size, build_language
 from forgetting.lab.pretraining import OnStep, Pretraining, write_base
 from forgetting.lab.sources import SOURCES, draw_sources, write_rows
 
-FORMAT = 1  # of the folder and of every rule by which a world follows from its seed: raise it when one changes
+FORMAT = 2  # of the folder and of every rule by which a world follows from its seed: raise it when one changes
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def write_world(world: World, folder: Path, on_step: OnStep | None = None) -> No
         on_step: Told about each step of the base model's pretraining.
 
     Raises:
-        UserError: The folder holds another world.
+        UserError: The folder holds another world, or something in it was changed since it was made.
     """
     settings = {"format": FORMAT, **asdict(world)}
     if folder.exists():
@@ -57,7 +57,10 @@ def write_world(world: World, folder: Path, on_step: OnStep | None = None) -> No
         _write_yaml(temporary / "suite.yaml", suite())
         _write_yaml(temporary / "world.yaml", overlay(world.seed, folder))
         write_base(temporary / "base", language, world.seed, world.pretraining, on_step)
-        write_json(temporary / "manifest.json", {"hash": hash_content(settings), "settings": settings})
+        files = sorted(file for file in temporary.rglob("*") if file.is_file())
+        hashes = {file.relative_to(temporary).as_posix(): hash_file(file) for file in files}
+        content = {"settings": settings, "files": hashes}
+        write_json(temporary / "manifest.json", {**content, "hash": hash_content(content)})
 
 
 def overlay(seed: int, folder: Path) -> dict[str, Any]:
@@ -78,14 +81,17 @@ def overlay(seed: int, folder: Path) -> dict[str, Any]:
 
 
 def _refuse_another(settings: dict[str, Any], folder: Path) -> None:
-    manifest = folder / "manifest.json"
-    if not manifest.is_file():
+    remedy = f"Remove the world (rm -r {folder}) to make it again, or write to another folder."
+    path = folder / "manifest.json"
+    if not path.is_file():
         raise UserError(f"{folder} is there, but it is no world: it has no manifest.json. Move it away.")
-    if read_json(manifest)["hash"] != hash_content(settings):
-        raise UserError(
-            f"{folder} holds a world that was made with other settings or by another version. Remove it "
-            f"(rm -r {folder}) to make it again, or write to another folder."
-        )
+    manifest = read_json(path, dict, ("settings",), remedy)
+    if manifest["settings"] != settings:
+        raise UserError(f"{folder} holds a world that was made with other settings or by another version. {remedy}")
+    own_hash = manifest.pop("hash", None)
+    if own_hash != hash_content(manifest):
+        raise UserError(f"{path} was changed or damaged since it was written. {remedy}")
+    refuse_changed(folder, manifest["files"], remedy)
 
 
 def _write_yaml(file: Path, content: dict[str, Any]) -> None:

@@ -1,0 +1,31 @@
+"""Single values of a row: which are nothing, and which are text that can be written."""
+
+from typing import Any
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a column's value is null or nothing but whitespace."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text is valid Unicode: JSON can hold half of a surrogate pair, which no file can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def holds_text(value: Any) -> bool:
+    """Whether there is text in a value, or anywhere in a list or an object."""
+    stack = [value]
+    while stack:
+        inner = stack.pop()
+        if isinstance(inner, dict):
+            stack += inner.values()
+        elif isinstance(inner, list):
+            stack += inner
+        elif isinstance(inner, str) and inner.strip():
+            return True
+    return False
