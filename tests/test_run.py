@@ -129,7 +129,7 @@ def test_where_a_run_is_computed_is_not_what_is_computed():
 
 
 def test_a_run_knows_its_places():
-    run = Run("a/b", 1, {}, Path("runs/a/b/seed-1"))
+    run = Run("a/b", 1, {}, Path("runs"))
     assert run.scores == Path("runs/a/b/seed-1/scores")
 
 
