@@ -445,7 +445,7 @@ def test_the_command_says_what_is_wrong(spec_file: Path, arguments: list[str], m
     [
         (("suite: small", "suits: small"), "has unknown keys suits; known: caption, columns"),
         (("title: Table 0\n", ""), "lacks title"),
-        (("paper: [20±0, 10±0, 15±0]", "paper: [20±0, 10±0]"), "row 'Base' has 2 paper values for 3 columns"),
+        (("paper: [20±0, 10±0, 15±0]", "paper: [20±0, 10±0]"), "row 1 'Base' has 2 paper values for 3 columns"),
         (("20±0", "20+-0"), r"'20\+-0' is not a number nor mean±sd"),
         (("base: org/model", "base: org/model, run: t/x"), "exactly one is expected"),
         (("run: t/ignoring, ", ""), "has none of run, base"),
@@ -454,10 +454,61 @@ def test_the_command_says_what_is_wrong(spec_file: Path, arguments: list[str], m
         (("kind: lines", "kind: bars"), "kind is 'bars'; lines or heatmap is expected"),
         (("column: AVG}", "column: AVG, z: 1}"), "figure has unknown keys z"),
         (("title:", "title: ["), "is not valid YAML"),
+        (("columns: [Truth_1, Math, AVG]", "columns: Truth_1"), "columns: a list was expected, not 'Truth_1'"),
+        (("columns: [Truth_1, Math, AVG]", "columns: [1, 2, 3]"), "columns: text was expected, not 1"),
+        (("columns: [Truth_1, Math, AVG]", "columns: [Math, Math, AVG]"), "the column 'Math' is there 2 times"),
+        ((SPEC, "groups: {a: 1}\ntitle: A\ncaption: A\ncolumns: [A]"), "groups: a list was expected, not a mapping"),
+        ((SPEC, "groups: []\ntitle: A\ncaption: A\ncolumns: [A]"), "has no groups"),
+        (("  - name: Model_a | 1B\n", "  - 3\n  - name: Model_a | 1B\n"), "group 1 is not a mapping"),
+        (("      - {name: Base", "      - 3\n      - {name: Base"), "row 1 is not a mapping"),
+        (("name: Base, ", ""), "group 1, row 1 lacks name"),
+        (("name: Base", "name: [a]"), "row 1, name: text was expected, not a list"),
+        (("name: Ours alone", "name: Base"), "the row 'Base' is there 2 times"),
+        (('"Ignoring $x$"]]', '"Ignoring $x$", Base]]'), "compare: two names of rows were expected, not 3"),
+        (('[["Forgetting *new*", "Ignoring $x$"]]', "3"), "compare: a list was expected, not 3"),
+        (("paper: [20±0, 10±0, 15±0]", "paper: 20"), "row 1 'Base', paper: a list was expected, not 20"),
+        (("20±0", "1.2.3"), "'1.2.3' is not a number nor mean±sd"),
+        (("at: {ρ: 0.4}", "at: 0.4"), "at: a mapping from axes to numbers was expected, not 0.4"),
+        (("at: {ρ: 0.4}", "at: {ρ: low}"), r"at\.ρ: a number was expected, not 'low'"),
+        (("at: {ρ: 0.4}, ", ""), "row 'Base' has no 'ρ' in `at`"),
+        (("x: ρ, column: AVG}", "x: q, column: AVG}"), "row 'Base' has no 'q' in `at`"),
+        (("x: ρ, column: AVG}", "x: ρ, column: Nope}"), "figure: there is no column 'Nope'; there are Truth_1"),
+        (("kind: lines, x: ρ", "kind: heatmap, x: ρ"), "a heatmap has a y"),
+        (("kind: lines, x: ρ", "kind: heatmap, y: q, x: ρ"), "row 'Base' has no 'q' in `at`"),
+        (('group: "Model_a | 1B", row', "group: Nope, row"), r"refers to rows that it does not have: \[\('Nope'"),
+        (('group: "Model_a | 1B", row', "group: [a], row"), "stated, group: text was expected, not a list"),
+        (("value: 7.0", "value: seven"), "stated, value: a number was expected, not 'seven'"),
+        (("suite: small", "suite: small\ndecimals: -1"), "decimals: a whole number from 0 to 10 was expected, not -1"),
+        (("suite: small", "suite: small\ndecimals: two"), "decimals: a whole number from 0 to 10 was expected, not 't"),
+        (("suite: small", "corpus: t/alone"), "row 'Base' shows results of a benchmark: give `suite`"),
+        (("run: t/alone", "run: 3"), "row 4 'Ours alone', run: text was expected, not 3"),
+        (("run: t/alone", "run: ../../etc"), "run: '../../etc' is no name of something inside experiments"),
+        (("run: t/alone", "total: [Ours alone]"), "exactly one of that name, above it, is expected"),
+        (("run: t/alone", "overhead: [Base]"), "overhead: two names of rows were expected, not 1"),
+        (("run: t/alone", "stage: fit"), "`runs` and `stage` belong together"),
+        (("run: t/alone", "stage: fot, runs: [a, b, c]"), "stage: one of fit, score was expected, not 'fot'"),
+        (("notes: [A note.]", "notes: A note."), "notes: a list was expected, not 'A note.'"),
+        (("title: Table 0", "title: 3"), "title: text was expected, not 3"),
+        ((SPEC, "[a]"), "is not a mapping"),
+        ((SPEC, "[" * 5000), "nested too deeply"),
+        ((SPEC, "a: " + "{a: " * 3000), "nested too deeply"),
+        ((SPEC, f"{SPEC}\n3: 3\n"), "has unknown keys 3"),
     ],
+    ids=lambda value: value[1][:30] if isinstance(value, tuple) else None,
 )
-def test_a_wrong_specification_is_refused(spec_file: Path, change: tuple[str, str], message: str) -> None:
+@pytest.mark.parametrize("form", ["md", "svg"])
+def test_a_wrong_specification_is_refused(
+    spec_file: Path, tmp_path: Path, change: tuple[str, str], message: str, form: str
+) -> None:
     assert change[0] in SPEC
     spec_file.write_text(SPEC.replace(*change))
-    with pytest.raises(UserError, match=message):
-        load_spec(spec_file)
+    with pytest.raises(UserError, match=message) as caught:
+        main(["table", str(spec_file), "--runs", str(tmp_path), "--output", str(tmp_path / f"table.{form}")])
+    assert str(caught.value).startswith(str(spec_file))
+    assert not list(tmp_path.glob("table.*"))
+
+
+def test_a_specification_that_is_no_text_is_refused(spec_file: Path) -> None:
+    spec_file.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="is not valid YAML"):
+        main(["table", str(spec_file)])
