@@ -1,5 +1,6 @@
 """The Snakefile run for real, on a small corpus and a model of a few thousand parameters: killed, resumed, shared."""
 
+import csv
 import json
 import os
 import shutil
@@ -58,6 +59,19 @@ groups:
   - name: Corpus
     rows: [{name: Made, source: made, paper: [120, 100, 12, 100]}]
 """
+TIMES = """
+title: Times
+caption: How long the stages took.
+decimals: 4
+columns: [Tiny]
+groups:
+  - name: Stages
+    rows:
+      - {name: Reference, stage: fit, runs: [tiny/reference]}
+      - {name: Scores, stage: score, runs: [tiny/reference]}
+      - {name: Training, stage: fit, runs: [tiny/forgetting]}
+      - {name: Total, total: [Reference, Scores, Training]}
+"""
 SUITE = """
 name: small
 batch_size: 8
@@ -88,6 +102,7 @@ def write_work(folder: Path, num_train: int) -> None:
     shutil.copytree(REPOSITORY / "experiments/profiles", experiments / "profiles")
     (experiments / "tables/small.yaml").write_text(TABLE)
     (experiments / "tables/counts.yaml").write_text(COUNTS)
+    (experiments / "tables/times.yaml").write_text(TIMES)
     for name, objective, split in [("reference", "FullTokens", "reference"), ("forgetting", "Forgetting", "train")]:
         text = RUN.format(objective=objective, split=split, num_train=num_train)
         (experiments / f"tiny/{name}.yaml").write_text(text)
@@ -152,6 +167,14 @@ def test_a_killed_table_is_resumed_to_the_same_numbers(tmp_path: Path) -> None:
     assert "1 of 1 steps (100%) done" in said  # the table itself
     finish(snakemake(killed, target="counts"))
     assert "| Made | ours       |     120 |  100.00 |" in (killed / "runs/tables/counts.md").read_text()
+    finish(snakemake(killed, target="times"))
+    rows = csv.DictReader((killed / "runs/tables/times.csv").read_text().splitlines())
+    shown = {row["row"]: 60 * float(row["ours"]) for row in rows}
+    reference, training = (json.loads((killed / f"runs/tiny/{name}/seed-0/cost.json").read_text())
+                           for name in ("reference", "forgetting"))  # fmt: skip
+    spent = [sum(entry["seconds"] for entry in entries if entry["stage"] == stage)
+             for entries, stage in ((reference, "fit"), (reference, "score"), (training, "fit"))]  # fmt: skip
+    assert list(shown.values()) == pytest.approx([*spent, sum(spent)])
 
 
 def test_a_failed_job_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:

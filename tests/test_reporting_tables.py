@@ -22,6 +22,7 @@ from forgetting.reporting.render import FORMATS, SUFFIXES, render
 from forgetting.reporting.runs import RunFolders
 from forgetting.reporting.spec_file import load_spec
 
+RESULTS = "results.json"
 GOLDEN = Path(__file__).parent / "golden" / "tables"
 SPEC = """
 title: Table 0
@@ -75,7 +76,7 @@ def write_results(
             "metrics": {"acc": statistics.fmean(scores)} if scores else {},
         }  # fmt: skip
         records = [{"document": n, "hash": f"{n}", "metrics": {"acc": score}} for n, score in enumerate(scores or [])]
-        write_records(samples_path(folder / "results.json", "corrected", task), tasks[task]["identity"], records, False)
+        write_records(samples_path(folder / RESULTS, "corrected", task), tasks[task]["identity"], records, False)
     values = [column["value"] for column in columns.values()]
     average = None if None in values else statistics.fmean(values)
     content = {
@@ -86,7 +87,7 @@ def write_results(
         },
         "versions": {"lm_eval": "0.4.13"}, "dtype": "float32", "batch_size": 8, "seed": 42, **settings,
     }  # fmt: skip
-    (folder / "results.json").write_text(json.dumps(content))
+    (folder / RESULTS).write_text(json.dumps(content))
 
 
 def write_run(folder: Path, weights: str = "", corpus: str = "c" * 64, **settings: Any) -> None:
@@ -266,7 +267,7 @@ def test_a_result_of_an_adapter_trained_again_since_is_missing(
     assert line.ours[0] is not None
     assert line.ours[0].mean == pytest.approx((25 + 50) / 2)
     assert line.commands == ["python -m forgetting evaluate runs/t/ignoring/seed-2 --suite small"]
-    assert any("seed-2/results.json is of another adapter than" in problem for problem in table.problems)
+    assert any(f"seed-2/{RESULTS} is of another adapter than" in problem for problem in table.problems)
     assert not table.sections[0].pairs  # which would read it
 
 
@@ -322,7 +323,7 @@ def test_results_on_other_data_or_merged_weights_are_noted(spec_file: Path, tmp_
     def make(root: Path) -> None:
         all_runs(root)
         for seed, change in ((0, "data"), (1, "merged")):
-            file = root / f"t/alone/seed-{seed}/results.json"
+            file = root / f"t/alone/seed-{seed}" / RESULTS
             content = json.loads(file.read_text())
             if change == "data":
                 content["tasks"]["math"]["data"]["hash"] = "1" * 64
@@ -345,7 +346,7 @@ def test_only_seed_folders_are_runs(spec_file: Path, tmp_path: Path) -> None:
     assert ignoring_line(table).seeds == table.sections[0].pairs[0].differences[0].seeds == 3  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("name", ["results.json", "provenance.json"])
+@pytest.mark.parametrize("name", [RESULTS, "provenance.json"])
 @pytest.mark.parametrize(
     "content", ["[]", "{}", "null", "{", "[" * 100_000, '{"suite": "small", "columns": [], "tasks": 3}', "garbage\0"]
 )
@@ -369,7 +370,7 @@ def test_a_result_of_another_shape_is_one_message(
     spec_file: Path, tmp_path: Path, place: list[str], value: Any
 ) -> None:
     all_runs(tmp_path)
-    file = tmp_path / "t/ignoring/seed-1/results.json"
+    file = tmp_path / "t/ignoring/seed-1" / RESULTS
     content = part = json.loads(file.read_text())
     for key in place[:-1]:
         part = part[key]
