@@ -1,5 +1,6 @@
 """Every experiment and table of the repository parses and is used; the numbers of the paper agree with one another."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -28,7 +29,7 @@ RUN_FILES = sorted(
     for path in EXPERIMENTS.rglob("*.yaml")
     if path.relative_to(EXPERIMENTS).parts[0] not in ("tables", "profiles", "sweeps")
 )
-OVERLAYS = [REPOSITORY / "configs/published.yaml", *sorted((REPOSITORY / "configs/machines").glob("*.yaml"))]
+OVERLAYS = [REPOSITORY / "configs/file-order.yaml", *sorted((REPOSITORY / "configs/machines").glob("*.yaml"))]
 PAPER = [path for path in RUN_FILES if "lab" not in path.relative_to(EXPERIMENTS).parts]
 
 
@@ -225,11 +226,17 @@ def test_the_page_of_slips_lists_what_the_tables_note() -> None:
 # --- the workflow ---------------------------------------------------------------------------------------------------
 
 
-def dry_run(folder: Path, *arguments: str) -> tuple[Counter[str], str]:
-    """Jobs a rule that Snakemake plans from `folder`, and what it said."""
+def plan(folder: Path, *arguments: str, repository: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+    """Snakemake's dry run from `folder`."""
     pytest.importorskip("snakemake", reason="Snakemake is in the extra `experiments`")
-    command = [sys.executable, "-m", "snakemake", "-s", str(EXPERIMENTS / "Snakefile"), "-n", *arguments]
-    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "snakemake", "-s", str(repository / "experiments/Snakefile"), "-n", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(repository)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def dry_run(folder: Path, *arguments: str, repository: Path = REPOSITORY) -> tuple[Counter[str], str]:
+    """Jobs a rule that Snakemake plans from `folder`, and what it said."""
+    answer = plan(folder, *arguments, repository=repository)
     said = answer.stdout + answer.stderr
     assert answer.returncode == 0, said
     table = said.split("Job stats:")[1].split("total")[0]
@@ -263,11 +270,64 @@ def test_what_is_done_is_not_planned_again(tmp_path: Path) -> None:
     assert counts == {"fit": 6, "evaluate": 6, "evaluate_base": 1, "table5": 1}
 
 
+def touch_all(folder: Path, said: str) -> None:
+    """Everything that a dry run would make is there now."""
+    for sentinel in re.findall(r"^ +output: (\S+\.done)$", said, re.M):
+        (folder / sentinel).parent.mkdir(parents=True, exist_ok=True)
+        (folder / sentinel).touch()
+
+
+def test_what_is_computed_is_run_again_when_it_is_edited_and_where_it_is_computed_is_not(tmp_path: Path) -> None:
+    for part in ("forgetting", "configs", "experiments"):
+        shutil.copytree(REPOSITORY / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    asked = ["table5", "lab_table10", "--config", "seeds=1", "machine=cpu"]
+    again = lambda: dry_run(tmp_path, *asked, repository=tmp_path)  # noqa: E731
+    touch_all(tmp_path, again()[1])
+    tables = {"table5": 1, "lab_table10": 1}
+    assert again()[0] == tables
+    (tmp_path / "configs/machines/cpu.yaml").touch()
+    assert again()[0] == tables
+    (tmp_path / "configs/evaluation/main.yaml").touch()
+    counts, said = again()
+    assert counts == {**tables, "evaluate": 3, "evaluate_base": 1}
+    touch_all(tmp_path, said)
+    (tmp_path / "configs/lab.yaml").touch()  # the base of the lab's experiments alone
+    counts, _ = again()
+    assert counts == {**tables, "prepare": 1, "reference": 1, "score": 1, "fit": 7, "evaluate": 7}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("seeds=x", "seeds=x: a number of seeds, at least 1, or a list such as 0,5,7 is expected"),
+        ("seeds=0", "seeds=0: a number of seeds, at least 1"),
+        ("gpus=0", "gpus=0: the number of GPUs of one job, at least 1, is expected"),
+        ("seed=3", "There is no setting seed. The settings are: seeds, variant"),
+        ("machine=four-gpus", "four-gpus.yaml has 4 devices, a job has gpus=1: give --config gpus=4 too"),
+        ("variant=published", "variant=published: there is no .*published.yaml. In .*configs: file-order, lab, paper"),
+        ("protocol=x", "protocol=x: one of corrected, published, token_stop is expected"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_one_message(tmp_path: Path, setting: str, message: str) -> None:
+    answer = plan(tmp_path, "table5", "--config", setting)
+    assert answer.returncode != 0
+    said = answer.stdout + answer.stderr
+    assert re.search(message, said), said
+    assert "Traceback" not in said
+
+
+def test_a_job_of_several_gpus_starts_a_process_on_each(tmp_path: Path) -> None:
+    _, said = dry_run(tmp_path, "table5", "-p", "--config", "seeds=1", "gpus=4", "machine=four-gpus")
+    for stage, number in (("fit", 4), ("score", 1)):
+        started = rf"gpu\.py 4 \S+ -m torch\.distributed\.run --standalone --nproc_per_node 4 .* -m forgetting {stage} "
+        assert len(re.findall(rf"Shell command: \S+ \S+{started}", said)) == number
+    assert len(re.findall(r"gpu\.py 1 \S+ -m forgetting evaluate ", said)) == 4
+    assert "torch.distributed" not in dry_run(tmp_path, "table5", "-p", "--config", "seeds=1")[1]
+
+
 def test_more_seeds_are_run_when_a_table_is_there_already(tmp_path: Path) -> None:
     _, said = dry_run(tmp_path, "table5", "--config", "seeds=1")
-    for sentinel in re.findall(r"^ +output: (\S+\.done)$", said, re.M):
-        (tmp_path / sentinel).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / sentinel).touch()
+    touch_all(tmp_path, said)
     (tmp_path / "runs/tables").mkdir()
     (tmp_path / "runs/tables/table5.md").touch()
     assert dry_run(tmp_path, "table5", "--config", "seeds=1")[0] == {"table5": 1}
@@ -275,9 +335,9 @@ def test_more_seeds_are_run_when_a_table_is_there_already(tmp_path: Path) -> Non
 
 
 def test_a_variant_has_sentinels_and_folders_of_its_own(tmp_path: Path) -> None:
-    _, said = dry_run(tmp_path, "table5", "-p", "--config", "variant=published", "protocol=published", "seeds=1")
-    assert "runs/table5/llama-2-13b/full@published/seed-0 --suite main --protocol published" in said
-    assert "table5@published.published.md" in said
+    _, said = dry_run(tmp_path, "table5", "-p", "--config", "variant=file-order", "protocol=published", "seeds=1")
+    assert "runs/table5/llama-2-13b/full@file-order/seed-0 --suite main --protocol published" in said
+    assert "table5@file-order.published.md" in said
 
 
 @pytest.mark.parametrize("profile", ["local", "slurm"])
@@ -288,20 +348,64 @@ def test_a_profile_is_valid(tmp_path: Path, profile: str) -> None:
     assert counts["fit"] == 9
 
 
-def test_the_gpu_launcher_runs_the_command_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    answer = subprocess.run([sys.executable, str(EXPERIMENTS / "gpu.py"), "1", shutil.which("echo") or "echo", "ran"],
-                            capture_output=True, text=True, check=True)  # fmt: skip
-    assert answer.stdout == "ran\n"
+# --- the launcher -----------------------------------------------------------------------------------------------------
 
 
-def test_the_gpu_launcher_gives_each_job_gpus_of_its_own(tmp_path: Path) -> None:
-    environment = {"CUDA_VISIBLE_DEVICES": "0,1,2", "TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin"}
-    report = "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); time.sleep(1)"
-    commands = [
-        [sys.executable, str(EXPERIMENTS / "gpu.py"), str(number), sys.executable, "-c", report] for number in (2, 1)
-    ]
-    jobs = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for command in commands]
-    seen = [job.communicate(timeout=20)[0].strip() for job in jobs]
-    used = [gpu for one in seen for gpu in one.split(",")]
+def launcher(*command: str, gpus: str, number: int = 1, **variables: str) -> subprocess.Popen[str]:
+    """A command on GPUs of its own, where `gpus` are those of the machine."""
+    start = [sys.executable, str(EXPERIMENTS / "gpu.py"), str(number), *command]
+    environment = {"PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": gpus, **variables}
+    return subprocess.Popen(start, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+SEEN = "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); time.sleep(1)"
+
+
+def test_the_gpu_launcher_runs_the_command_where_there_is_no_gpu(tmp_path: Path) -> None:
+    job = launcher("/bin/echo", "ran", gpus="", TMPDIR=str(tmp_path))
+    assert job.communicate(timeout=20)[0] == "ran\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("job_id", [None, "1234"], ids=["local", "one SLURM job"])
+def test_the_gpu_launcher_gives_each_job_gpus_of_its_own(tmp_path: Path, job_id: str | None) -> None:
+    variables = {"TMPDIR": str(tmp_path)} | ({"SLURM_JOB_ID": job_id} if job_id else {})
+    command = (sys.executable, "-c", SEEN)
+    jobs = [launcher(*command, gpus="0,1,2", number=number, **variables) for number in (2, 1)]
+    used = [gpu for job in jobs for gpu in job.communicate(timeout=20)[0].strip().split(",")]
     assert sorted(used) == ["0", "1", "2"]
+
+
+def test_jobs_of_slurm_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    # Each sees its own GPU as number 0.
+    command = (sys.executable, "-c", SEEN.replace("1)", "30)"))
+    jobs = [launcher(*command, gpus="0", TMPDIR=str(tmp_path), SLURM_JOB_ID=job_id) for job_id in ("1", "2")]
+    assert [job.stdout.readline() for job in jobs if job.stdout] == ["0\n", "0\n"]
+    for job in jobs:
+        job.kill()
+        job.communicate()
+
+
+def test_more_gpus_than_there_are_is_one_message(tmp_path: Path) -> None:
+    job = launcher("/bin/echo", gpus="0", number=4, TMPDIR=str(tmp_path))
+    assert job.communicate(timeout=20)[1] == "error: 4 GPUs are wanted for one job, this machine has 1 for it.\n"
+    assert job.returncode == 1
+
+
+@pytest.mark.parametrize("planted", ["link", "open", "file"])
+def test_a_folder_of_locks_that_another_may_have_made_is_refused(tmp_path: Path, planted: str) -> None:
+    assert launcher("/bin/echo", gpus="0", TMPDIR=str(tmp_path)).communicate(timeout=20) == ("\n", "")
+    (folder,) = tmp_path.iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    shutil.rmtree(folder)
+    if planted == "link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif planted == "open":
+        folder.mkdir()
+        folder.chmod(0o777)
+    else:
+        folder.touch()
+    job = launcher("/bin/true", gpus="0", TMPDIR=str(tmp_path))
+    assert "is not a folder of yours alone" in job.communicate(timeout=20)[1]
+    assert job.returncode == 1

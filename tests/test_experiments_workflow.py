@@ -1,5 +1,6 @@
 """The Snakefile run for real, on a small corpus and a model of a few thousand parameters: killed, resumed, shared."""
 
+import csv
 import json
 import os
 import shutil
@@ -58,6 +59,19 @@ groups:
   - name: Corpus
     rows: [{name: Made, source: made, paper: [120, 100, 12, 100]}]
 """
+TIMES = """
+title: Times
+caption: How long the stages took.
+decimals: 4
+columns: [Tiny]
+groups:
+  - name: Stages
+    rows:
+      - {name: Reference, stage: fit, runs: [tiny/reference]}
+      - {name: Scores, stage: score, runs: [tiny/reference]}
+      - {name: Training, stage: fit, runs: [tiny/forgetting]}
+      - {name: Total, total: [Reference, Scores, Training]}
+"""
 SUITE = """
 name: small
 batch_size: 8
@@ -88,6 +102,7 @@ def write_work(folder: Path, num_train: int) -> None:
     shutil.copytree(REPOSITORY / "experiments/profiles", experiments / "profiles")
     (experiments / "tables/small.yaml").write_text(TABLE)
     (experiments / "tables/counts.yaml").write_text(COUNTS)
+    (experiments / "tables/times.yaml").write_text(TIMES)
     for name, objective, split in [("reference", "FullTokens", "reference"), ("forgetting", "Forgetting", "train")]:
         text = RUN.format(objective=objective, split=split, num_train=num_train)
         (experiments / f"tiny/{name}.yaml").write_text(text)
@@ -102,7 +117,7 @@ def write_work(folder: Path, num_train: int) -> None:
 
 def snakemake(folder: Path, *arguments: str, target: str = "small", **variables: str) -> subprocess.Popen[str]:
     start = [sys.executable, "-m", "snakemake", "-s", "experiments/Snakefile"]
-    command = [*start, "-c", "1", target, "--config", "seeds=1"]
+    command = [*start, "-c", "1", target, *([] if "--config" in arguments else ["--config", "seeds=1"])]
     environment = (
         os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""} | variables
     )
@@ -111,7 +126,7 @@ def snakemake(folder: Path, *arguments: str, target: str = "small", **variables:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
     return said
 
@@ -152,18 +167,52 @@ def test_a_killed_table_is_resumed_to_the_same_numbers(tmp_path: Path) -> None:
     assert "1 of 1 steps (100%) done" in said  # the table itself
     finish(snakemake(killed, target="counts"))
     assert "| Made | ours       |     120 |  100.00 |" in (killed / "runs/tables/counts.md").read_text()
+    finish(snakemake(killed, target="times"))
+    rows = csv.DictReader((killed / "runs/tables/times.csv").read_text().splitlines())
+    shown = {row["row"]: 60 * float(row["ours"]) for row in rows}
+    reference, training = (json.loads((killed / f"runs/tiny/{name}/seed-0/cost.json").read_text())
+                           for name in ("reference", "forgetting"))  # fmt: skip
+    spent = [sum(entry["seconds"] for entry in entries if entry["stage"] == stage)
+             for entries, stage in ((reference, "fit"), (reference, "score"), (training, "fit"))]  # fmt: skip
+    assert list(shown.values()) == pytest.approx([*spent, sum(spent)])
 
 
 def test_a_failed_job_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
     write_work(tmp_path, num_train=20)
     (tmp_path / "source.jsonl").write_text("{}\n")
     process = snakemake(tmp_path)
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=600)
     assert process.returncode != 0
     assert "error: " in said  # the failed command's own words
     done = [file.relative_to(tmp_path / "runs/.done").parts[0] for file in (tmp_path / "runs/.done").rglob("*.done")]
     assert set(done) <= {"evaluate_base"}  # which does not need the corpus
     assert not (tmp_path / "runs/tables/small.md").exists()
+
+
+JOBSTEP = {
+    "SLURM_JOB_ID": "1234", "SLURM_JOBID": "1234", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "1", "SLURM_NPROCS": "1",
+    "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NNODES": "1", "SLURM_JOB_NUM_NODES": "1",
+    "SLURM_JOB_NAME": "snakejob", "SLURM_JOB_NODELIST": "localhost", "SLURM_NODELIST": "localhost",
+    "SLURM_TASKS_PER_NODE": "1", "SLURM_GPUS": "2",
+}  # fmt: skip
+"""What `srun -n1` gives to a rule of a job with two GPUs."""
+MACHINE = "trainer: {accelerator: cpu, devices: 2, strategy: ddp}\n"
+
+
+def test_a_rule_that_slurm_starts_as_one_task_runs_on_all_its_devices(tmp_path: Path) -> None:
+    work = tmp_path / "a folder"  # with a space
+    work.mkdir()
+    write_work(work, num_train=20)
+    (work / "machine.yaml").write_text(MACHINE)
+    settings = ["--config", "seeds=1", "gpus=2", "machine=machine.yaml", f"runs={work / 'my runs'}"]
+    finish(snakemake(work, *settings, **JOBSTEP))
+    for stage in ("reference/tiny/reference", "score/tiny/reference", "fit/tiny/forgetting"):
+        log = (work / f"my runs/logs/{stage}/seed-0.log").read_text()
+        assert "2 process(es)" in log or stage.startswith("score"), log
+    costs = [entry for file in (work / "my runs/tiny").rglob("cost.json") for entry in json.loads(file.read_text())]
+    devices = {(entry["stage"], entry["num_devices"]) for entry in costs if "num_devices" in entry}
+    assert devices >= {("fit", 2), ("score", 2)}
+    assert "| Forgetting |" in (work / "my runs/tables/small.md").read_text()
 
 
 def test_the_slurm_profile_submits_a_job_with_its_resources(tmp_path: Path) -> None:
@@ -183,7 +232,7 @@ def test_the_slurm_profile_submits_a_job_with_its_resources(tmp_path: Path) -> N
         file.touch()
     arguments = ["--profile", "experiments/profiles/slurm", "--until", "fit", "--retries", "0", "--jobs", "1"]
     process = snakemake(tmp_path, *arguments, PATH=f"{tools}:{os.environ['PATH']}")
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=600)
     assert process.returncode != 0
     submitted = (tmp_path / "submitted").read_text()
     for expected in ("-A\ndefault", "-p\ngpu", "-t\n1440", "--mem\n64000", "--cpus-per-task=8", "--gpus=1"):

@@ -28,7 +28,7 @@ def test_a_wheel_installed_elsewhere_finds_its_configurations(tmp_path: Path) ->
     names = {
         path.relative_to(tmp_path / "site" / "forgetting").as_posix() for path in Path(base).parent.rglob("*.yaml")
     }
-    assert {"configs/lab.yaml", "configs/published.yaml", "configs/evaluation/main.yaml"} <= names
+    assert {"configs/lab.yaml", "configs/file-order.yaml", "configs/evaluation/main.yaml"} <= names
 
 
 def test_a_package_without_configurations_says_so(tmp_path: Path) -> None:

@@ -383,10 +383,10 @@ def test_another_configuration_in_the_folder_is_refused(work):
 
 def test_an_overlay_that_changes_where_but_not_what_makes_no_variant(work):
     Path("machine.yaml").write_text("data: {micro_batch_tokens: 128}\ntrainer: {devices: 1}\n")
-    Path("published.yaml").write_text("data: {shuffle: false}\n")
+    Path("file-order.yaml").write_text("data: {shuffle: false}\n")
     fit("full", "--config", "machine.yaml")
-    fit("full", "--config", "machine.yaml", "--config", "published.yaml")
-    assert {path.name for path in Path("runs/tiny").iterdir()} == {"reference", "full", "full@published"}
+    fit("full", "--config", "machine.yaml", "--config", "file-order.yaml")
+    assert {path.name for path in Path("runs/tiny").iterdir()} == {"reference", "full", "full@file-order"}
 
 
 def test_score_wants_a_reference_that_is_trained(work):

@@ -1,21 +1,30 @@
 """Tables of times and of corpora, and the estimate of what is left."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from forgetting.cli import main
+from forgetting.errors import UserError
 from forgetting.reporting.collect import collect
 from forgetting.reporting.plan import Plan, estimate
 from forgetting.reporting.render import render
 from forgetting.reporting.runs import RunFolders
+from forgetting.reporting.spec import Value
 from forgetting.reporting.spec_file import load_spec
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 
 def write_cost(folder: Path, stage: str, *minutes: float) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    """A folder that has been through a stage, which took so long."""
+    finished = {"fit": ["adapter/adapter_config.json", "adapter/adapter_model.safetensors"],
+                "score": ["scores/manifest.json"]}  # fmt: skip
+    for name in finished.get(stage, []):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
     file = folder / "cost.json"
     entries = json.loads(file.read_text()) if file.is_file() else []
     entries += [
@@ -28,7 +37,7 @@ def write_cost(folder: Path, stage: str, *minutes: float) -> None:
 def test_table_11_is_filled_from_costs(tmp_path: Path) -> None:
     for model in ("llama-3.2-3b", "llama-3.1-8b"):
         reference = tmp_path / f"table3/{model}/reference/seed-0"
-        write_cost(reference, "fit", 10, 8)  # two launches add up
+        write_cost(reference, "fit", 18)
         write_cost(reference, "score", 22)
     for seed, minutes in enumerate((100, 110)):
         write_cost(tmp_path / f"table3/llama-3.2-3b/full/seed-{seed}", "fit", minutes)
@@ -47,6 +56,38 @@ def test_table_11_is_filled_from_costs(tmp_path: Path) -> None:
     text = render(table, "markdown")
     assert "Ours on NVIDIA H100." in text
     assert "`python -m forgetting fit --config experiments/table3/llama-3.1-8b/full.yaml`" in text
+
+
+def test_the_time_of_a_part_does_not_count(tmp_path: Path) -> None:
+    folder = tmp_path / "table3/llama-3.2-3b/full/seed-0"
+    write_cost(folder, "fit", 100)
+
+    def minutes() -> Value | None:
+        table = collect(load_spec(EXPERIMENTS / "tables/table11.yaml"), RunFolders(tmp_path))
+        return next(line.ours[0] for s in table.sections for line in s.lines if line.row.name == "Full Token")
+
+    assert minutes() == Value(100.0)
+    shutil.rmtree(folder / "adapter")  # stopped before its end
+    assert minutes() is None
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", '[{"stage": "fit"}]', '[{"stage": "fit", "seconds": "1"}]', "["])
+def test_damaged_times_are_one_message(tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "table3/llama-3.2-3b/full/seed-0"
+    write_cost(folder, "fit", 100)
+    (folder / "cost.json").write_text(content)
+    with pytest.raises(UserError, match=r"cost\.json .* Move it away: the times in it are lost, the results are not"):
+        main(["table", str(EXPERIMENTS / "tables/table11.yaml"), "--runs", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", "[" * 100_000, '{"splits": []}', '{"splits": {"train": {"sources": {"dolly": 3}}}}', None]
+)
+def test_a_folder_that_is_no_corpus_is_one_message(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=r"Give --corpus the folder that `python -m forgetting prepare` prints"):
+        main(["table", str(EXPERIMENTS / "tables/table1.yaml"), "--corpus", str(tmp_path)])
 
 
 def test_table_1_is_filled_from_a_manifest(tmp_path: Path) -> None:

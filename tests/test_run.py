@@ -26,7 +26,7 @@ def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "forgetting-token.yaml").write_text(EXPERIMENT)
     (folder / "reference.yaml").write_text("data: {split: reference}\n")
     (folder / "elsewhere.yaml").write_text(EXPERIMENT + "  \n" + "seed_everything: 3\n")
-    (tmp_path / "published.yaml").write_text("data: {shuffle: false}\n")
+    (tmp_path / "file-order.yaml").write_text("data: {shuffle: false}\n")
     (tmp_path / "machine.yaml").write_text("trainer: {devices: 4}\ndata: {micro_batch_tokens: 16384}\n")
     monkeypatch.chdir(tmp_path)
     return folder
@@ -47,15 +47,15 @@ def test_a_run_is_called_as_its_file(experiments):
     ("options", "run", "reference"),
     [
         (["--config", "machine.yaml"], "", ""),
-        (["--config", "published.yaml"], "@published", "@published"),
+        (["--config", "file-order.yaml"], "@file-order", "@file-order"),
         (["--data.positive_fraction", "0.5"], "@positive_fraction=0.5", ""),
         (["--data.positive_fraction=0.5"], "@positive_fraction=0.5", ""),
         (["--model.objective.t_max", "0.35"], "@t_max=0.35", ""),
         (["--model.learning_rate", "0.001"], "@learning_rate=0.001", "@learning_rate=0.001"),
         (
-            ["--config", "published.yaml", "--data.positive_fraction", "0.5"],
-            "@published+positive_fraction=0.5",
-            "@published",
+            ["--config", "file-order.yaml", "--data.positive_fraction", "0.5"],
+            "@file-order+positive_fraction=0.5",
+            "@file-order",
         ),
         (["--seed_everything", "7"], "", ""),
         (["--trainer.max_steps", "2"], "@max_steps=2", ""),
@@ -85,9 +85,9 @@ def test_an_explicit_reference_is_taken_as_it_is(experiments):
 
 
 def test_the_command_that_makes_the_reference_takes_what_concerns_it(experiments):
-    names = naming("--config", "published.yaml", "--data.positive_fraction", "0.5", "--model.learning_rate", "0.001")
+    names = naming("--config", "file-order.yaml", "--data.positive_fraction", "0.5", "--model.learning_rate", "0.001")
     assert names.command_for_reference("score") == (
-        "python -m forgetting score --config experiments/table3/small/reference.yaml --config published.yaml "
+        "python -m forgetting score --config experiments/table3/small/reference.yaml --config file-order.yaml "
         "--model.learning_rate=0.001"
     )
 

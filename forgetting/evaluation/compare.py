@@ -11,6 +11,7 @@ from jaxtyping import Float
 from forgetting.artifacts import read_json
 from forgetting.errors import UserError
 from forgetting.evaluation.results import holds_records, read_records, results_name, samples_path
+from forgetting.run import seed_folders
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def compare(
 
 
 def _evaluations(folder: Path, protocol: str) -> dict[str, _Evaluation]:
-    folders = sorted(one for one in folder.glob("seed-*") if (one / results_name(protocol)).is_file())
+    folders = [one for one in seed_folders(folder) if (one / results_name(protocol)).is_file()]
     if not folders and (folder / results_name(protocol)).is_file():
         folders = [folder]
     if not folders:

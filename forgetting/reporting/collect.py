@@ -8,10 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetting.errors import UserError
+from forgetting.reporting.agreement import (
+    adapter_problem,
+    evaluated_apart,
+    is_finished,
+    is_trained,
+    made_from,
+    rows_differ,
+    seeds_apart,
+)
 from forgetting.reporting.runs import RunFolders
 from forgetting.reporting.spec import (
     Backbone,
     CorpusSource,
+    Group,
     Overhead,
     Row,
     Runs,
@@ -36,12 +46,14 @@ class Line:
         ours: Mean and sample standard deviation over the seeds found; None is missing.
         seeds: How many seeds there are.
         commands: What would make what is missing.
+        stale: Results that do not count lie in its folders.
     """
 
     row: Row
     ours: list[Value | None]
     seeds: int = 0
     commands: list[str] = field(default_factory=list)
+    stale: bool = False
 
 
 @dataclass
@@ -97,7 +109,7 @@ def collect(spec: TableSpec, runs: RunFolders, intervals: bool = True) -> Table:
         UserError: Results that are there do not fit the table.
     """
     gathering = _Gathering(spec, runs)
-    sections = [Section(group.name, [gathering.line(row) for row in group.rows]) for group in spec.groups]
+    sections = [gathering.section(group) for group in spec.groups]
     if intervals and spec.suite is not None:
         for group, section in zip(spec.groups, sections, strict=True):
             lines = {line.row.name: line for line in section.lines}
@@ -118,9 +130,18 @@ class _Gathering:
         self.spec, self.runs = spec, runs
         self.problems: list[str] = []
         self.documents: dict[str, set[int]] = {}
-        self.harness: set[str] = set()
+        self.results: list[dict[str, Any]] = []
+        self.unchecked: list[Path] = []
         self.devices: set[str] = set()
         self.found: dict[str, Line] = {}
+        self.origins: dict[str, dict[str, Any]] = {}
+
+    def section(self, group: Group) -> Section:
+        self.origins = {}
+        lines = [self.line(row) for row in group.rows]
+        if note := rows_differ(group.name, self.origins):
+            self.problems.append(note)
+        return Section(group.name, lines)
 
     def line(self, row: Row) -> Line:
         gather: dict[type, Callable[[Row, Any], Line]] = {
@@ -132,20 +153,43 @@ class _Gathering:
 
     def _runs(self, row: Row, origin: Runs) -> Line:
         folders = self.runs.seeds(origin.experiment)
-        results = self.runs.results(folders, self.spec)
-        line = Line(row, self._scores(results), len(results))
-        trained = [folder for folder in folders if (folder / "adapter" / "adapter_model.safetensors").is_file()]
-        evaluated = {Path(one["path"]).parent for one in results}
-        line.commands = [self._evaluate(folder) for folder in trained if folder not in evaluated]
+        found = {folder: one for folder in folders if (one := self.runs.result(folder, self.spec)) is not None}
+        results: dict[Path, dict[str, Any]] = {}
+        for folder, result in found.items():
+            if problem := adapter_problem(result, folder):
+                self.problems.append(f"{problem}. It does not count; evaluate again.")
+            else:
+                results[folder] = result
+        trained = [folder for folder in folders if is_trained(folder)]
+        commands = [self._evaluate(folder) for folder in trained if folder not in results]
         if not trained and not results:
             folder = folders[0] if folders else self.runs.experiment(origin.experiment) / "seed-0"
-            line.commands = [self._fit(origin.experiment, folder), self._evaluate(folder)]
-        return line
+            commands = [self._fit(origin.experiment, folder), self._evaluate(folder)]
+        stale = len(results) < len(found)
+        if not self._together(row, list(results)):
+            return Line(row, [None] * len(self.spec.columns), commands=commands, stale=stale)
+        self.unchecked += [folder for folder in results if folder not in trained]
+        if results and (origins := made_from(next(iter(results)))):
+            self.origins[row.name] = origins
+        return Line(row, self._scores(list(results.values())), len(results), commands, stale)
+
+    def _together(self, row: Row, folders: list[Path]) -> bool:
+        """Whether seeds may be averaged; else why not is a problem of the table."""
+        reason = seeds_apart(folders)
+        if reason:
+            self.problems.append(
+                f"{row.name} has no mean, for its seeds do not belong together: {reason}. Move the folders that are "
+                f"not of this row out of {folders[0].parent}, or run them again."
+            )
+        return reason is None
 
     def _backbone(self, row: Row, origin: Backbone) -> Line:
-        results = self.runs.results([self.runs.backbone(origin.target)], self.spec)
-        commands = [] if results else [self._evaluate(origin.target)]
-        return Line(row, self._scores(results), len(results), commands)
+        result = self.runs.result(self.runs.backbone(origin.target), self.spec)
+        if result is None:
+            return Line(row, self._scores([]), commands=[self._evaluate(origin.target)])
+        if isinstance(base := result["target"].get("base"), dict):
+            self.origins[row.name] = {"inputs.base": base.get("hash")}
+        return Line(row, self._scores([result]), 1)
 
     def _fit(self, experiment: str, folder: Path) -> str:
         overlay = f" --config configs/{self.runs.variant}.yaml" if self.runs.variant else ""
@@ -159,8 +203,8 @@ class _Gathering:
     def _scores(self, results: list[dict[str, Any]]) -> list[Value | None]:
         """Mean and sd of each column over results."""
         values: dict[str, list[float]] = {column: [] for column in self.spec.columns}
+        self.results += results
         for result in results:
-            self.harness.add(result["versions"]["lm_eval"])
             for column in self.spec.columns:
                 value = result["average"] if column == AVERAGE else result["columns"].get(column, {}).get("value")
                 if value is not None:
@@ -174,14 +218,16 @@ class _Gathering:
     def _stage(self, row: Row, origin: Stage) -> Line:
         ours, commands, seeds = [], [], 0
         for experiment in origin.experiments:
-            minutes = []
-            for folder in self.runs.seeds(experiment):
-                if entries := self.runs.costs(folder, origin.stage):
-                    minutes.append(math.fsum(entry["seconds"] for entry in entries) / 60)
-                    self.devices |= {entry["device"] for entry in entries}
+            finished = [folder for folder in self.runs.seeds(experiment) if is_finished(folder, origin.stage)]
+            timed = {folder: entries for folder in finished if (entries := self.runs.costs(folder, origin.stage))}
+            if self._together(row, list(timed)):
+                minutes = [math.fsum(entry["seconds"] for entry in entries) / 60 for entries in timed.values()]
+                self.devices |= {entry["device"] for entries in timed.values() for entry in entries}
+            else:
+                minutes = []
             ours.append(summary(minutes))
             seeds = max(seeds, len(minutes))
-            if not minutes:
+            if not timed:
                 commands.append(f"python -m forgetting {origin.stage} --config experiments/{experiment}.yaml")
         return Line(row, ours, seeds, commands)
 
@@ -206,8 +252,13 @@ class _Gathering:
         return Line(row, ours)
 
     def pair(self, first: Line, second: Line) -> Pair | None:
-        """The paired bootstrap of two rows, once both have results."""
+        """The paired bootstrap of two rows, once both have results that count."""
         if not (first.seeds and second.seeds):
+            return None
+        if first.stale or second.stale:
+            self.problems.append(
+                f"No interval for {first.row.name} − {second.row.name} before all are evaluated again."
+            )
             return None
         from forgetting.evaluation.compare import compare
 
@@ -229,10 +280,17 @@ class _Gathering:
         if self.documents:
             counts = [f"{column} {'/'.join(map(str, sorted(numbers)))}" for column, numbers in self.documents.items()]
             facts.append(f"Protocol {self.runs.protocol}; documents: {', '.join(counts)}.")
-            facts.append(f"lm-evaluation-harness {', '.join(sorted(self.harness))}.")
+            harness = {result["versions"]["lm_eval"] for result in self.results}
+            facts.append(f"lm-evaluation-harness {', '.join(sorted(harness))}.")
             differing = [column for column in self.documents if len(self.documents[column]) > 1]
             if differing:
                 self.problems.append(f"Rows were evaluated on different numbers of documents: {', '.join(differing)}.")
+        self.problems += evaluated_apart(self.results)
+        if self.unchecked:
+            self.problems.append(
+                f"Adapters are gone, so nothing says whether the results are of the runs as they are: "
+                f"{', '.join(map(str, self.unchecked))}."
+            )
         if self.runs.variant:
             facts.append(f"Runs of the variant {self.runs.variant}.")
         if self.devices:

@@ -59,6 +59,6 @@ def _parser() -> ArgumentParser:
     add("--output", type=str, nargs="+", help="files to write, the suffix giving the format (default: print)")
     add("--runs", type=str, default="runs", help="folder of the runs")
     add("--corpus", type=str | None, default=None, help="folder of a prepared corpus (Table 1), as prepare prints it")
-    add("--variant", type=str | None, default=None, help="read <experiment>@<variant>, such as published")
+    add("--variant", type=str | None, default=None, help="read <experiment>@<variant>, such as file-order")
     add("--protocol", type=str, default="corrected", help="of the evaluation: corrected, published or token_stop")
     return parser

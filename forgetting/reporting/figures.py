@@ -67,7 +67,7 @@ def _lines(table: Table, figure: Figure, pyplot: Any) -> Any:
     axes.set_ylabel(_axis_name(figure.column))
     ticks = sorted({line.row.at[figure.x] for section in table.sections for line in section.lines})
     axes.set_xticks(ticks)
-    margin = 0.04 * (ticks[-1] - ticks[0])
+    margin = 0.04 * (ticks[-1] - ticks[0]) or 1.0
     axes.set_xlim(ticks[0] - margin, ticks[-1] + margin)
     axes.grid(axis="y", color="#e4e4e4", lw=0.8)
     axes.set_axisbelow(True)
@@ -88,7 +88,7 @@ def _heatmap(table: Table, figure: Figure, pyplot: Any) -> Any:
     vertical = sorted({place[1] for place in paper})
     canvas, all_axes = pyplot.subplots(1, len(panels), figsize=(3.9 * len(panels), 3.4), squeeze=False)
     for axes, (name, values) in zip(all_axes[0], panels, strict=True):
-        _panel(axes, name, [[values[x, y] for x in horizontal] for y in vertical])
+        _panel(axes, name, [[values.get((x, y)) for x in horizontal] for y in vertical])
         axes.set_xticks(range(len(horizontal)), [f"{x:g}" for x in horizontal])
         axes.set_yticks(range(len(vertical)), [f"{y:g}" for y in vertical])
         axes.set_xlabel(figure.x)

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from forgetting.artifacts import read_json
 from forgetting.errors import UserError
 from forgetting.reporting.spec import TableSpec
+from forgetting.run import seed_folders
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class RunFolders:
 
     Attributes:
         root: Folder of the runs.
-        variant: `published` reads `runs/<experiment>@published`; None the experiments as they stand.
+        variant: `file-order` reads `runs/<experiment>@file-order`; None the experiments as they stand.
         protocol: Of the evaluation: `corrected`, `published` or `token_stop`.
         corpus: Folder of a prepared corpus, for tables that count one.
     """
@@ -35,49 +37,83 @@ class RunFolders:
 
     def seeds(self, name: str) -> list[Path]:
         """Seed folders of an experiment that are there, in the order of their numbers."""
-        folders = self.experiment(name).glob("seed-*")
-        return sorted(
-            (path for path in folders if path.is_dir()), key=lambda path: int(path.name.removeprefix("seed-"))
-        )
+        return seed_folders(self.experiment(name))
 
     @property
     def results_name(self) -> str:
         """File name of results under the protocol."""
         return "results.json" if self.protocol == "corrected" else f"results.{self.protocol}.json"
 
-    def results(self, folders: list[Path], spec: TableSpec) -> list[dict[str, Any]]:
-        """Results for a table, of those of `folders` that were evaluated.
+    def result(self, folder: Path, spec: TableSpec) -> dict[str, Any] | None:
+        """The result of a folder for a table, with its `path`; None where it was not evaluated.
 
         Raises:
-            UserError: Results are of another suite than the table's, or not as `evaluate` writes them.
+            UserError: The result is of another suite than the table's, or not as `evaluate` writes it.
         """
-        found = []
-        for folder in folders:
-            path = folder / self.results_name
-            if not path.is_file():
-                continue
-            content = read_json(path)
-            if content.get("format") != 1 or "columns" not in content:
-                raise UserError(f"{path} is not a result of `python -m forgetting evaluate` that this version reads.")
-            if content["suite"] != spec.suite:
-                raise UserError(
-                    f"{path} is of the suite {content['suite']}, the table needs {spec.suite}. "
-                    f"Evaluate again: python -m forgetting evaluate {folder} --suite {spec.suite_argument}"
-                )
-            found.append({**content, "path": str(path)})
-        return found
+        path = folder / self.results_name
+        if not path.is_file():
+            return None
+        again = f"Evaluate again: python -m forgetting evaluate {folder} --suite {spec.suite_argument}"
+        content = read_json(path, dict, ("suite", "columns", "average", "tasks", "target", "versions"), again)
+        if not _is_result(content):
+            raise UserError(f"{path} is not as `evaluate` writes it: it is damaged, or of another version. {again}")
+        if content["suite"] != spec.suite:
+            raise UserError(f"{path} is of the suite {content['suite']}, the table needs {spec.suite}. {again}")
+        return {**content, "path": str(path)}
 
     def corpus_counts(self) -> dict[str, dict[str, int]]:
-        """Samples a source in each split of the corpus; empty where none is given."""
+        """Samples per source in each split of the corpus; empty where none is given.
+
+        Raises:
+            UserError: The folder holds no corpus, or its manifest is not as `prepare` writes it.
+        """
         if self.corpus is None:
             return {}
-        splits = read_json(self.corpus / "manifest.json")["splits"]
-        return {
-            split: {source: counts["samples"] for source, counts in content["sources"].items()}
-            for split, content in splits.items()
-        }
+        path = self.corpus / "manifest.json"
+        remedy = "Give --corpus the folder that `python -m forgetting prepare` prints, or remove it and prepare again."
+        if not path.is_file():
+            raise UserError(f"There is no corpus in {self.corpus}: it has no manifest.json. {remedy}")
+        splits = read_json(path, dict, ("splits",), remedy)["splits"]
+        try:
+            return {
+                split: {source: int(counts["samples"]) for source, counts in splits[split]["sources"].items()}
+                for split in ("train", "reference")
+            }
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise UserError(f"{path} does not say how many samples each source gave. {remedy}") from None
 
     def costs(self, folder: Path, stage: str) -> list[dict[str, Any]]:
-        """Entries of a stage in a folder's `cost.json`, one a launch."""
+        """Entries of a stage in a folder's `cost.json`; their seconds add up.
+
+        Raises:
+            UserError: The file is not as the stages write it.
+        """
         path = folder / "cost.json"
-        return [entry for entry in read_json(path, list) if entry["stage"] == stage] if path.is_file() else []
+        if not path.is_file():
+            return []
+        remedy = "Move it away: the times in it are lost, the results are not."
+        entries = read_json(path, list, remedy=remedy)
+        kinds = {"stage": str, "seconds": (int, float), "device": str}
+        for entry in entries:
+            if not isinstance(entry, dict) or any(not isinstance(entry.get(k), kind) for k, kind in kinds.items()):
+                raise UserError(f"{path} has an entry without {', '.join(kinds)}: it is damaged. {remedy}")
+        return [entry for entry in entries if entry["stage"] == stage]
+
+
+def _is_result(content: dict[str, Any]) -> bool:
+    """Whether what the table reads of a result has the shape that `evaluate` gives it."""
+    columns, tasks, average = content["columns"], content["tasks"], content["average"]
+    return (
+        all(isinstance(content[key], dict) for key in ("columns", "tasks", "target", "versions"))
+        and isinstance(content["versions"].get("lm_eval"), str)
+        and isinstance(average, (int, float, NoneType))
+        and all(isinstance(task, dict) and "status" in task for task in tasks.values())
+        and all(
+            isinstance(column, dict)
+            and isinstance(column.get("value", ""), (int, float, NoneType))
+            and isinstance(column.get("documents"), int)
+            and isinstance(column.get("tasks"), list)
+            and set(column["tasks"]) <= tasks.keys()
+            for column in columns.values()
+        )
+    )
