@@ -158,11 +158,7 @@ def test_two_nodes_of_one_process_end_where_one_process_ends(alone, tmp_path):
 @pytest.mark.parametrize("num_ranks", ["1", "2"])
 def test_sharding_through_the_trainer_ends_where_one_process_ends(alone, tmp_path, num_ranks):
     folder = write_experiments(tmp_path)
-    sharded = [
-        "--trainer.strategy", "lightning.pytorch.strategies.ModelParallelStrategy", "--trainer.devices", num_ranks,
-        "--trainer.strategy.data_parallel_size", num_ranks, "--trainer.strategy.tensor_parallel_size", "1",
-        "--trainer.strategy.save_distributed_checkpoint", "false",
-    ]  # fmt: skip
+    sharded = ["--trainer.devices", num_ranks, "--trainer.strategy", "sharded"]
     every_step = ["--run.checkpoint_every_n_steps", "1"]
     forgetting(folder, "fit", "--config", REFERENCE, *sharded, *every_step)
     assert_same_adapter(folder, alone, "reference")
@@ -172,6 +168,21 @@ def test_sharding_through_the_trainer_ends_where_one_process_ends(alone, tmp_pat
     assert_same_adapter(folder, alone, "reference")
     forgetting(folder, "score", "--config", REFERENCE, *sharded)
     assert_same_scores(folder, alone)
+
+
+@pytest.mark.slow
+def test_ranks_that_would_each_train_alone_are_refused(tmp_path):
+    folder = write_experiments(tmp_path)
+    strategy = "lightning.pytorch.strategies.ModelParallelStrategy"  # tensor parallel within a node, unless told
+    command = [
+        sys.executable, "-m", "forgetting", "fit", "--config", REFERENCE, "--trainer.devices", "2",
+        "--trainer.strategy", strategy, "--trainer.strategy.save_distributed_checkpoint", "false",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=500)
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "tensor_parallel_size is 2" in done.stderr
+    assert "--trainer.strategy sharded" in done.stderr
+    assert not (folder / "runs/tiny/reference/seed-0/adapter").exists()
 
 
 def language_model(folder: Path) -> LanguageModel:

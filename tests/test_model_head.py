@@ -40,6 +40,35 @@ def test_nll_and_gradient_equal_autograd_for_any_weighting_and_tile(transform, b
     torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("transform", [LogitTransform(), LogitTransform(scale=0.25)])
+@pytest.mark.parametrize("tile", [(1, 1), (8, 7), (37, 101), (16, 50)])
+@pytest.mark.parametrize("forbidden", ["first tile", "last tile", "all tiles but one", "some", "a target"])
+def test_vocabulary_that_is_forbidden_by_an_infinite_bias_takes_no_part(forbidden, tile, transform, dtype):
+    head, hidden, targets, sent = problem(bias=True, dtype=dtype)
+    width = min(tile[1], 100)
+    out = {
+        "first tile": torch.arange(101) < width,
+        "last tile": torch.arange(101) >= 101 - width,
+        "all tiles but one": torch.arange(101) // width != 0,
+        "some": torch.rand(101, generator=torch.Generator().manual_seed(1)) < 0.5,
+        "a target": torch.arange(101) == targets[0],
+    }[forbidden]
+    head.bias[out] = -torch.inf
+    if forbidden != "a target":
+        targets = (~out).nonzero()[:, 0][targets % int((~out).sum())]
+    ours = token_nll(hidden, targets, head, transform, tile)
+    (gradient,) = torch.autograd.grad((ours * sent).sum(), hidden)
+    theirs = by_full_logits(head, hidden, targets, transform)
+    finite = theirs.isfinite()
+    (expected,) = torch.autograd.grad((theirs[finite] * sent[finite]).sum(), hidden)
+    assert finite.all() == (forbidden != "a target")
+    exactness = {"rtol": 1e-9, "atol": 1e-11} if dtype == torch.float64 else {"rtol": 1e-3, "atol": 1e-4}
+    torch.testing.assert_close(ours, theirs.to(dtype), **exactness)  # of a forbidden target it is infinite
+    torch.testing.assert_close(gradient[finite], expected[finite], **exactness)
+    assert gradient.isfinite().all()
+
+
 def test_the_test_would_see_an_ignored_cap():
     head, hidden, targets, _ = problem()
     capped = token_nll(hidden, targets, head, LogitTransform(cap=5.0))

@@ -13,14 +13,18 @@ from transformers import (
     BertConfig,
     CohereConfig,
     Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
     GraniteConfig,
+    MistralConfig,
     PretrainedConfig,
+    RobertaConfig,
     T5Config,
     T5ForConditionalGeneration,
 )
 
 from forgetting.errors import UserError
-from forgetting.model.backbone import backbone_identity, load_backbone, load_configuration, load_tokenizer
+from forgetting.model.backbone import load_backbone, load_configuration, load_tokenizer
 from forgetting.model.batch import PASS_COST, cut_by_tokens, pad, shift
 from forgetting.model.language_model import LanguageModel
 from forgetting.model.lora import PROJECTIONS, Lora, add_lora, default_targets, load_lora
@@ -37,12 +41,12 @@ FAMILIES: dict[str, PretrainedConfig] = {
 }
 
 
-def causal_lm(configuration: PretrainedConfig, dtype: torch.dtype = torch.float64):
+def causal_lm(configuration: PretrainedConfig, dtype: torch.dtype = torch.float64, std: float = 0.3):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(configuration).to(dtype).eval().requires_grad_(False)
     for parameter in model.parameters():
         if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.3)
+            torch.nn.init.normal_(parameter, std=std)
     return model
 
 
@@ -153,21 +157,79 @@ def test_an_adapter_that_is_not_there_or_does_not_fit_is_refused(tmp_path: Path)
         load_lora(causal_lm(wider), tmp_path / "a")
 
 
-def test_a_folder_is_known_by_its_content(tmp_path: Path):
-    write_backbone(tmp_path / "a")
-    write_backbone(tmp_path / "b")
-    write_backbone(tmp_path / "c", seed=1)
-    hashes = [backbone_identity(str(tmp_path / name))["hash"] for name in "abc"]
-    assert hashes[0] == hashes[1] != hashes[2]
+TINY = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+LOOKING_AHEAD: dict[str, PretrainedConfig] = {
+    "bert": BertConfig(**TINY),
+    "roberta": RobertaConfig(**TINY),
+    "gemma3 for embeddings": Gemma3TextConfig(**SMALL, query_pre_attn_scalar=8, use_bidirectional_attention=True),
+}
 
 
-def test_a_model_that_looks_ahead_is_refused():
-    bert = BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48)
-    with pytest.raises(UserError, match="BertLMHeadModel is not causal"):
-        LanguageModel(causal_lm(bert))
-    bert.is_decoder = True  # causal now, but its head is more than a linear layer
+@pytest.mark.parametrize("std", [1e-4, 0.02, 0.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", LOOKING_AHEAD)
+def test_a_model_that_looks_ahead_is_refused_however_little_it_sees(family, dtype, std):
+    model = causal_lm(LOOKING_AHEAD[family], dtype, std)
+    with pytest.raises(UserError, match=f"{type(model).__name__} is not causal"):
+        LanguageModel(model)
+
+
+@pytest.mark.parametrize("std", [1e-4, 0.3])
+def test_a_head_that_is_more_than_a_layer_is_refused_however_small_its_logits(std):
+    decoder = BertConfig(**TINY, is_decoder=True)
     with pytest.raises(UserError, match="does something to its logits"):
-        LanguageModel(causal_lm(bert))
+        LanguageModel(causal_lm(decoder, std=std))
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")  # PEFT sets it for GPT-2
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", [*FAMILIES, "gpt2", "mistral (sliding window)"])
+def test_every_causal_family_is_accepted_and_left_as_it_was(family, dtype, attention):
+    more = {
+        "gpt2": GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64),
+        "mistral (sliding window)": MistralConfig(**SMALL, sliding_window=2),
+    }
+    base = causal_lm({**FAMILIES, **more}[family], dtype)
+    if attention == "sdpa" and not base._supports_sdpa:
+        pytest.skip("this family has no such attention")
+    base.set_attn_implementation(attention)
+    full = ["lm_head"] if family == "llama-untied" else None
+    for model in (base, add_lora(base, Lora(rank=2, modules_to_save=full), seed=0)):
+        for number, module in enumerate(model.modules()):
+            module.training = number % 2 == 0
+        before = state(model)
+        LanguageModel(model)
+        assert state(model) == before
+
+
+def state(model):
+    """All that a check might leave behind."""
+    modules = [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]
+    return modules, [(p.requires_grad, p.grad is None) for p in model.parameters()], torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_damaged_weights_are_called_that(value):
+    model = causal_lm(FAMILIES["llama"], torch.float32)
+    model.get_parameter("model.layers.1.mlp.up_proj.weight")[3, 3] = value
+    with pytest.raises(UserError, match="not finite numbers.*damaged"):
+        LanguageModel(model)
+
+
+def test_a_dtype_that_is_too_small_is_called_that():
+    model = causal_lm(FAMILIES["llama"], torch.float32)
+    model.get_parameter("model.layers.1.mlp.up_proj.weight").mul_(1e7)
+    LanguageModel(model)
+    with pytest.raises(UserError, match="float16 is too small.*bfloat16"):
+        LanguageModel(model.half())
+
+
+def test_a_family_whose_decoder_is_not_told_from_its_head_is_refused():
+    model = causal_lm(FAMILIES["llama"])
+    model.base_model_prefix = "elsewhere"
+    with pytest.raises(UserError, match="its decoder from its head"):
+        LanguageModel(model)
 
 
 def test_an_encoder_with_a_decoder_is_refused(tmp_path: Path):

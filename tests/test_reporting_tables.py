@@ -15,7 +15,7 @@ from forgetting.artifacts import hash_content
 from forgetting.cli import main
 from forgetting.errors import UserError
 from forgetting.evaluation.results import samples_path, write_records
-from forgetting.model.lora import adapter_hash
+from forgetting.model.adapter_folder import adapter_hash
 from forgetting.reporting.collect import Line, Table, collect
 from forgetting.reporting.command import table_command
 from forgetting.reporting.render import FORMATS, SUFFIXES, render

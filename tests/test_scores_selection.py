@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -13,8 +13,8 @@ ANY_SCORES = st.sampled_from([np.float32, np.float64]).flatmap(
     lambda dtype: arrays(
         dtype,
         st.integers(1, 60),
-        # few distinct values, so that ties are the rule; zeros of both signs and infinities among them
-        elements=st.sampled_from([-np.inf, -3.5, -1e-30, -0.0, 0.0, 1e-45, 0.25, 0.25000003, 7.0, np.inf]),
+        # few distinct values, so that ties are the rule; zeros of both signs and the ends of float32 among them
+        elements=st.sampled_from([-3.4e38, -3.5, -1e-30, -0.0, 0.0, 1e-45, 0.25, 0.25000003, 7.0, 3.4e38]),
     )
 )
 
@@ -38,6 +38,10 @@ def test_the_cut_equals_a_stable_sort_whatever_the_pieces(scores, share, pieces)
 @settings(deadline=None)
 @given(ANY_SCORES, st.floats(0.01, 0.99))
 def test_exactly_round_rho_n_are_positive_and_a_piece_knows_its_place(scores, rho):
+    if round(rho * len(scores)) == 0:
+        with pytest.raises(UserError, match="would only forget"):
+            sides(lambda: [scores], len(scores), Selection(positive_fraction=rho))
+        return
     found = sides(lambda: [scores], len(scores), Selection(positive_fraction=rho))
     positive, negative = found.masks(scores, 0)
     assert positive.sum() == round(rho * len(scores)) == found.num_positive
@@ -51,6 +55,7 @@ def test_exactly_round_rho_n_are_positive_and_a_piece_knows_its_place(scores, rh
 @given(ANY_SCORES, st.floats(0.05, 0.95), st.floats(0, 1))
 def test_forget_fraction_takes_the_lowest_and_leaves_the_middle(scores, rho, part):
     share = part * (1 - rho)
+    assume(round(rho * len(scores)) > 0)
     found = sides(lambda: [scores], len(scores), Selection(rho, forget_fraction=share))
     positive, negative = found.masks(scores, 0)
     assert not (positive & negative).any()
@@ -72,9 +77,30 @@ def test_quality_is_how_much_the_loss_fell():
     assert quality(np.array([3.0, 1.0]), np.array([2.0, 1.5])).tolist() == [1.0, -0.5]
 
 
-def test_scores_that_are_not_numbers_are_refused():
-    with pytest.raises(UserError, match="2 scores are not numbers"):
-        cut_at(lambda: [np.array([1.0, np.nan, np.nan])], 1)
+BROKEN = [np.array([1.0, np.nan, np.nan]), np.array([np.inf, 1.0, -np.inf]), np.array([np.nan, 2.0, np.inf])]
+
+
+@pytest.mark.parametrize("scores", BROKEN)
+@pytest.mark.parametrize("selection", [Selection(0.5), Selection(0.5, forget_fraction=0.3), Selection(threshold=0.0)])
+def test_scores_that_are_not_finite_are_refused(scores, selection):
+    with pytest.raises(UserError, match="2 scores are not finite"):
+        sides(lambda: [scores.astype(np.float32)], 3, selection)
+
+
+@pytest.mark.parametrize(("selection", "message"), [
+    (Selection(0.04), r"\(ρ\) 0.04 none of the 10 response tokens"),
+    (Selection(0.04, "sequence", forget_fraction=0.5), "none of the 10 sequences"),
+    (Selection(threshold=9.0), r"data.threshold 9.0 none of the 10 .*Lower"),
+])  # fmt: skip
+def test_a_selection_without_a_positive_side_is_refused_since_it_would_only_forget(selection, message):
+    with pytest.raises(UserError, match=f"{message}.*"):
+        sides(lambda: [np.arange(10, dtype=np.float32)], 10, selection)
+
+
+def test_a_selection_without_a_negative_side_says_so():
+    scores = np.arange(10, dtype=np.float32)
+    for selection in (Selection(0.96), Selection(0.5, forget_fraction=0.0), Selection(threshold=-1.0)):
+        assert sides(lambda: [scores], 10, selection).num_negative == 0
 
 
 def test_more_than_there_are_is_refused():

@@ -56,7 +56,18 @@ def test_the_schedules():
     assert {scheduled_coefficient(s, 10, 0.05, 0.25, "constant") for s in steps} == {0.25}
 
 
-@pytest.mark.parametrize(("t_min", "t_max"), [(0.3, 0.2), (-0.1, 0.2)])
-def test_a_schedule_that_falls_or_is_negative_is_refused(t_min, t_max):
-    with pytest.raises(UserError, match="0 ≤ t_min ≤ t_max"):
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(("t_min", "t_max"), [
+    (0.3, 0.2), (-0.1, 0.2), (-2.0, -1.0), (0.0, 50.0), (0.0, 1.01), (NAN, 0.2), (0.0, NAN), (0.0, INFINITY),
+    (-INFINITY, 0.2), (INFINITY, INFINITY),
+])  # fmt: skip
+def test_a_coefficient_that_falls_is_negative_not_finite_or_above_one_is_refused(t_min, t_max):
+    with pytest.raises(UserError, match=r"0 ≤ t_min ≤ t_max ≤ 1.*Objective"):
         Forgetting(t_min, t_max)
+
+
+@pytest.mark.parametrize(("t_min", "t_max"), [(0.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
+def test_the_ends_of_the_range_are_in_it(t_min, t_max):
+    assert 0 <= Forgetting(t_min, t_max, "constant").coefficient(3, 10) <= 1

@@ -1,5 +1,6 @@
 """Loading what exists: a causal language model and its tokenizer, from the hub or from a folder."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,15 +11,24 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    StrictDataclassError,
 )
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from forgetting.artifacts import hash_content, hash_file
+from forgetting.artifacts import hash_content, hash_file, read_json
 from forgetting.errors import UserError
 
 DType = Literal["float32", "bfloat16", "float16", "float64"]
+NO_CODE = {"trust_remote_code": False}
+"""transformers would ask on the terminal, and run a model's own code at "y"."""
+LIBRARY_ERRORS = (
+    OSError, ValueError, ImportError, SafetensorError, RuntimeError,
+    # of a config.json with values of another kind
+    StrictDataclassError, TypeError, LookupError, AttributeError, ArithmeticError,
+)  # fmt: skip
+"""What transformers raises for files that are not those of a model."""
 
 
 def load_backbone(
@@ -38,9 +48,14 @@ def load_backbone(
         attention: transformers' `attn_implementation`; None lets it choose.
 
     Raises:
-        UserError: There is no such model, it may not be read, or it is not a causal language model.
+        UserError: There is no such model, it may not be read, it is not a causal language model, it needs code of its
+            own, or its weights are not those that its configuration asks for.
     """
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True}
+    # Tensors of other shapes are reported like missing ones, rather than in an exception without names.
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True,
+        "ignore_mismatched_sizes": True, **NO_CODE,
+    }  # fmt: skip
     if attention is not None:
         options["attn_implementation"] = attention
     if four_bit:
@@ -50,12 +65,45 @@ def load_backbone(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
         )
         options["device_map"] = {"": torch.cuda.current_device()}
-    model = _explained(
+    model, loaded = _explained(
         lambda: AutoModelForCausalLM.from_pretrained(_place(backbone), revision=revision, **options), backbone, revision
     )
     if model.config.is_encoder_decoder:
         raise UserError(f"{backbone} is an encoder with a decoder; a causal language model was expected.")
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise UserError(
+            f"{backbone} holds an adapter (adapter_config.json): give its base as model.backbone, and the adapter's "
+            "folder as model.adapter."
+        )
+    _refuse_other_weights(model, loaded, backbone)
     return model.requires_grad_(False)
+
+
+def _refuse_other_weights(model: PreTrainedModel, loaded: dict[str, Any], backbone: str) -> None:
+    """Transformers draws at random what the files lack, and drops what the model lacks."""
+    buffers = [name for name, _ in model.named_buffers()]
+    # Older files hold the causal mask of each layer, which is made anew: a buffer, or its fill value.
+    unexpected = [
+        name
+        for name in loaded["unexpected_keys"]
+        if not name.endswith(".masked_bias") and not any(buffer.endswith(name) for buffer in buffers)
+    ]
+    shapes = [f"{name} {tuple(file)} instead of {tuple(own)}" for name, file, own in loaded["mismatched_keys"]]
+    found = {"lack": loaded["missing_keys"], "have in addition": unexpected, "have in other shapes": shapes}
+    if any(found.values()):
+        raise UserError(
+            f"The weights of {backbone} are not those of the {type(model).__name__} in its config.json: they "
+            + "; they ".join(f"{what} {some_tensors(names)}" for what, names in found.items() if names)
+            + ". Part of the model would be random or left out. Save or fetch it again, with the config.json that "
+            "belongs to these weights."
+        )
+
+
+def some_tensors(names: Iterable[str]) -> str:
+    """How many tensors, and the first three by name."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
+    return f"{len(ordered)} tensor(s): {', '.join(ordered[:3])}{more}"
 
 
 def load_tokenizer(backbone: str, revision: str | None = None) -> Tokenizer:
@@ -64,7 +112,9 @@ def load_tokenizer(backbone: str, revision: str | None = None) -> Tokenizer:
     Raises:
         UserError: There is none, or it may not be read.
     """
-    return _explained(lambda: AutoTokenizer.from_pretrained(_place(backbone), revision=revision), backbone, revision)
+    return _explained(
+        lambda: AutoTokenizer.from_pretrained(_place(backbone), revision=revision, **NO_CODE), backbone, revision
+    )
 
 
 def load_configuration(backbone: str, revision: str | None = None) -> Any:
@@ -73,19 +123,33 @@ def load_configuration(backbone: str, revision: str | None = None) -> Any:
     Raises:
         UserError: There is none, or it may not be read.
     """
-    return _explained(lambda: AutoConfig.from_pretrained(_place(backbone), revision=revision), backbone, revision)
+    return _explained(
+        lambda: AutoConfig.from_pretrained(_place(backbone), revision=revision, **NO_CODE), backbone, revision
+    )
 
 
 def backbone_identity(backbone: str, revision: str | None = None) -> dict[str, str | None]:
     """What `backbone` is: its name, the revision asked for, and a hash of what is there.
 
-    The hash of a folder is that of its configuration and weight files; the hash of a hub model is its commit.
+    The hash of a folder is that of its configuration, its weight files and their index; the hash of a hub model is its
+    commit. The tokenizer is not in it (a corpus has its own hash), nor is what only generation looks at.
+
+    Raises:
+        UserError: There is no such model, or which commit of it there is cannot be told.
     """
-    folder = Path(backbone)
+    place = _place(backbone)
+    folder = Path(place)
     if folder.is_dir():
-        files = sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")])
+        files = sorted(
+            [folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]
+        )
         return {"name": backbone, "revision": None, "hash": hash_content([[f.name, hash_file(f)] for f in files])}
     commit = getattr(load_configuration(backbone, revision), "_commit_hash", None)
+    if commit is None:
+        raise UserError(
+            f"Which commit of {backbone} was loaded cannot be told, so another one could not be told from it either. "
+            f"Download it (`hf download {backbone}`) and give the folder as model.backbone."
+        )
     return {"name": backbone, "revision": revision, "hash": commit}
 
 
@@ -95,6 +159,7 @@ def _place(backbone: str) -> str:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"The folder {backbone} holds no config.json: a transformers model folder was expected.")
+        read_json(path / "config.json", keys=["model_type"], remedy="Save or fetch the model again.")
         return str(path)
     if backbone.startswith((".", "/", "~")) or backbone.count("/") > 1 or path.exists():
         raise UserError(
@@ -109,7 +174,7 @@ def _explained(load: Any, backbone: str, revision: str | None) -> Any:
     at = f" at revision {revision}" if revision else ""
     try:
         return load()
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except LIBRARY_ERRORS as error:
         cause: BaseException | None = error
         chain: list[BaseException] = []
         while cause is not None:
@@ -119,8 +184,16 @@ def _explained(load: Any, backbone: str, revision: str | None) -> Any:
 
 
 def _reason(chain: list[BaseException], backbone: str, at: str) -> str:
+    if any("trust_remote_code" in str(error) for error in chain):
+        return (
+            f"The model {backbone} brings code of its own (auto_map), and custom code is not run here. Use a model "
+            "that transformers knows by itself."
+        )
     if Path(backbone).expanduser().is_dir():
-        return f"The model in {backbone} could not be loaded (a file may be missing or cut short): {chain[0]}"
+        return (
+            f"The model in {backbone} could not be loaded (a file may be missing or cut short, or config.json hold a "
+            f"value that transformers does not know): {type(chain[0]).__name__}: {chain[0]}"
+        )
     kinds = tuple(type(error) for error in chain)
     if any(issubclass(kind, GatedRepoError) for kind in kinds):
         return (

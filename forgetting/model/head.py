@@ -108,7 +108,8 @@ class FrozenHead:
         for start in range(0, len(hidden), rows):
             piece = slice(start, start + rows)
             h, t = hidden[piece].to(dtype), targets[piece, None]
-            largest = torch.full((len(h), 1), -torch.inf, dtype=exact, device=hidden.device)
+            # The least finite number, not −∞: −∞ − (−∞), where all of a tile's logits are −∞, is not a number.
+            largest = torch.full((len(h), 1), torch.finfo(exact).min, dtype=exact, device=hidden.device)
             others, at_target = torch.zeros_like(largest), torch.zeros_like(largest)
             sums = sums_memory[: len(h)].zero_()
             for first in range(0, len(weight), columns):

@@ -1,16 +1,21 @@
-"""LoRA on a frozen backbone, by PEFT, with the paper's values as defaults."""
+"""LoRA on a frozen backbone, by PEFT, with the paper's values as defaults; its folder, written and read exactly."""
 
+import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from forgetting.artifacts import hash_content, hash_file
+from forgetting.artifacts import hash_file, read_json
 from forgetting.errors import UserError
+from forgetting.model.adapter_folder import CONFIG, SUMS, WEIGHTS, refuse_damaged_adapter, sorted_names
+from forgetting.model.backbone import some_tensors
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 """The projections that the published code adapts."""
@@ -38,6 +43,11 @@ class Lora:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise UserError(f"model.lora.rank is {self.rank}; it must be at least 1.")
+        if self.alpha <= 0:
+            raise UserError(
+                f"model.lora.alpha is {self.alpha}; it must be above 0: the update is scaled by alpha / rank, so 0 "
+                "would train nothing."
+            )
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.lora.dropout is {self.dropout}; it must be in [0, 1).")
 
@@ -75,28 +85,110 @@ def add_lora(backbone: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
         except ValueError as error:
             raise UserError(f"LoRA cannot be put on {backbone.name_or_path}: {error}") from error
     assert isinstance(model, PeftModel)
-    return model
+    return model.train()
 
 
 def load_lora(backbone: PreTrainedModel, folder: Path, trainable: bool = False) -> PeftModel:
-    """Put a saved adapter (a PEFT folder) on the backbone.
+    """Put a saved adapter (a PEFT folder) on the backbone: every tensor of the file, and no other.
 
     Raises:
-        UserError: The folder holds no adapter, or one of another model's shapes.
+        UserError: The folder holds no LoRA, a damaged one, or one of another model; or one that changes the base's own
+            weights, so that the base could not be scored with the adapter switched off.
     """
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder} holds no PEFT adapter: {name} is missing.")
+    refuse_damaged_adapter(folder)
+    configuration = _lora_config(folder)
+    configuration.inference_mode = not trainable
+    configuration.base_model_name_or_path = None  # PEFT sets it, and would warn of a change
     try:
-        return PeftModel.from_pretrained(backbone, str(folder), is_trainable=trainable, autocast_adapter_dtype=True)
-    except (RuntimeError, ValueError, SafetensorError) as error:
+        weights = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise UserError(f"{folder / WEIGHTS} cannot be read: it may be cut short ({error}).") from error
+    broken = sorted(name for name, tensor in weights.items() if not tensor.isfinite().all())
+    if broken:
+        raise UserError(
+            f"The adapter in {folder} holds numbers that are not finite, in {some_tensors(broken)}: its training "
+            "diverged, or the file is damaged. Train it again."
+        )
+    try:
+        with torch.random.fork_rng():  # PEFT draws an initialisation before it is overwritten
+            model = get_peft_model(backbone, configuration, autocast_adapter_dtype=True)
+        assert isinstance(model, PeftModel)
+        _refuse_another_models(model, weights, folder)
+        set_peft_model_state_dict(model, weights)
+    except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"The adapter in {folder} does not fit {backbone.name_or_path}: {error}") from error
+    return model.train(trainable)
 
 
-def adapter_hash(folder: Path) -> str:
-    """Hash of a PEFT folder: its configuration and its weights."""
-    files = ("adapter_config.json", "adapter_model.safetensors")
-    return hash_content([[name, hash_file(folder / name)] for name in files])
+def _lora_config(folder: Path) -> LoraConfig:
+    read_json(folder / CONFIG, keys=["peft_type"], remedy="Save the adapter again.")
+    try:
+        configuration = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder / CONFIG} is no configuration of a PEFT adapter: {error}") from error
+    if not isinstance(configuration, LoraConfig):
+        raise UserError(f"The adapter in {folder} is of PEFT's kind {configuration.peft_type}; LORA was expected.")
+    if configuration.bias != "none" or configuration.init_lora_weights not in (True, False, "gaussian", "orthogonal"):
+        raise UserError(
+            f"The adapter in {folder} changes the base's own weights (bias {configuration.bias!r}, init_lora_weights "
+            f"{configuration.init_lora_weights!r}): without it the base would be another model. Convert it to a plain "
+            "LoRA with PEFT (path_initial_model_for_weight_conversion of save_pretrained)."
+        )
+    return configuration
+
+
+def _refuse_another_models(model: PeftModel, weights: dict[str, Tensor], folder: Path) -> None:
+    """PEFT would leave a tensor that the file lacks at its initialisation, and drop one that the model lacks."""
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    base = dict(model.named_parameters())
+    # PEFT adds a copy of the head or the embeddings where they are adapted. It must be the base's own.
+    copies = {
+        name
+        for name in (weights.keys() - expected.keys()) & base.keys()
+        if torch.equal(weights[name].to(base[name]), base[name])
+    }
+    missing, unexpected = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys() - copies)
+    shapes = [
+        f"{name} {tuple(weights[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in sorted(expected.keys() & weights.keys())
+        if weights[name].shape != expected[name].shape
+    ]
+    found = {"lacks": missing, "has in addition": unexpected, "has in other shapes": shapes}
+    if any(found.values()):
+        raise UserError(
+            f"The adapter in {folder} does not fit {model.get_base_model().name_or_path}: it "
+            + "; it ".join(f"{what} {some_tensors(names)}" for what, names in found.items() if names)
+            + ". Give the base that it was trained on as model.backbone."
+        )
+
+
+def save_lora(model: PeftModel, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
+    """Write an adapter as a PEFT folder: the same adapter gives the same bytes in every process.
+
+    Call it inside `complete_folder`, which flushes the files and makes the folder appear whole. Beside PEFT's two files
+    lies `SHA256SUMS`, for `sha256sum --check` and for `load_lora`.
+
+    Args:
+        model: The model.
+        folder: An existing folder.
+        state_dict: The whole adapter of a sharded model, gathered; None takes the model's own.
+
+    Raises:
+        OSError: The file system refused a file.
+    """
+    try:
+        # The head's or the embeddings' frozen weights are the base's: they are not part of an adapter.
+        model.save_pretrained(str(folder), state_dict=state_dict, save_embedding_layers=False)
+    except SafetensorError as error:  # it wraps the system's error in a text
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), str(error), str(folder / WEIGHTS)) from error
+        raise
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    # PEFT writes sets in the order of their hashes, which is another in every process.
+    configuration = sorted_names(read_json(folder / CONFIG))
+    (folder / CONFIG).write_text(json.dumps(configuration, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    sums = "".join(f"{hash_file(folder / name)}  {name}\n" for name in (CONFIG, WEIGHTS))
+    (folder / SUMS).write_text(sums, encoding="ascii")
 
 
 def default_targets(backbone: nn.Module) -> list[str] | str:

@@ -79,7 +79,7 @@ def adapter_problem(result: Mapping[str, Any], folder: Path) -> str | None:
         result: As `evaluate` writes it.
         folder: Of the run.
     """
-    from forgetting.model.lora import adapter_hash
+    from forgetting.model.adapter_folder import adapter_hash
 
     evaluated = result["target"].get("adapter") if isinstance(result["target"], dict) else None
     if not is_trained(folder):

@@ -117,7 +117,7 @@ def cut_at(chunks: Chunks, num_above: int) -> Cut:
         num_above: How many to take, between 0 and the number of scores.
 
     Raises:
-        UserError: A score is not a number, or there are fewer than `num_above` scores.
+        UserError: A score is not a finite number, or there are fewer than `num_above` scores.
     """
     if num_above == 0:
         return ABOVE_ALL
@@ -158,13 +158,20 @@ def _position_of_tie(chunks: Chunks, threshold: np.floating[Any], count: int) ->
     raise AssertionError("the threshold is one of the scores")
 
 
+def _refuse_not_finite(scores: np.ndarray) -> None:
+    """Such a score says nothing about its token, and in a mean nothing about its sequence."""
+    broken = int(np.count_nonzero(~np.isfinite(scores)))
+    if broken:
+        raise UserError(
+            f"{broken} scores are not finite numbers: one of the two models gave a token an nll that is none. Score "
+            "again, with model.dtype float32 or bfloat16; if it stays so, the base or the reference's adapter is "
+            "damaged."
+        )
+
+
 def _ordered_bits(scores: np.ndarray) -> UInt[np.ndarray, " n"]:
     """Unsigned integers in the same order as the floats; −0 and 0 are equal."""
-    if np.isnan(scores).any():
-        raise UserError(
-            f"{int(np.isnan(scores).sum())} scores are not numbers: a model gave NaN. Score again, in float32 or "
-            "bfloat16."
-        )
+    _refuse_not_finite(scores)
     unsigned = {4: np.uint32, 8: np.uint64}[scores.dtype.itemsize]
     bits = (scores + scores.dtype.type(0)).view(unsigned)
     top = unsigned(1 << (8 * scores.dtype.itemsize - 1))
@@ -197,12 +204,36 @@ class Sides:
 def sides(chunks: Chunks, count: int, selection: Selection) -> Sides:
     """Cut a ranking of `count` scores (of tokens or of sequences) as `selection` says.
 
-    Exactly round(ρ · count) are positive and, with `forget_fraction` f, exactly round(f · count) negative.
+    Exactly round(ρ · count) are positive and, with `forget_fraction` f, exactly round(f · count) negative. A negative
+    side may be empty.
+
+    Raises:
+        UserError: A score is not a finite number, or nothing is positive: training would only forget.
     """
     if selection.threshold is not None:
-        cut = Cut(selection.threshold, 0)
-        positive = sum(int(np.count_nonzero(cut.above(scores, 0))) for scores in chunks())
-        return Sides(cut, cut, positive, count - positive)
+        found = _by_threshold(chunks, count, selection.threshold)
+        setting = f"data.threshold {selection.threshold}"
+    else:
+        found = _by_share(chunks, count, selection)
+        setting = f"data.positive_fraction (ρ) {selection.positive_fraction}"
+    if found.num_positive == 0:
+        ranked = "sequences" if selection.granularity == "sequence" else "response tokens"
+        raise UserError(
+            f"At {setting} none of the {count:,} {ranked} of the corpus is positive: training would only forget. "
+            + ("Lower the threshold." if selection.threshold is not None else "Raise ρ, or take a larger corpus.")
+        )
+    return found
+
+
+def _by_threshold(chunks: Chunks, count: int, threshold: float) -> Sides:
+    cut, num_positive = Cut(threshold, 0), 0
+    for scores in chunks():
+        _refuse_not_finite(scores)
+        num_positive += int(np.count_nonzero(cut.above(scores, 0)))
+    return Sides(cut, cut, num_positive, count - num_positive)
+
+
+def _by_share(chunks: Chunks, count: int, selection: Selection) -> Sides:
     assert selection.positive_fraction != "all", "every token is positive: there is nothing to cut"
     num_positive = round(selection.positive_fraction * count)
     cut = cut_at(chunks, num_positive)

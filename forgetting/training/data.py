@@ -10,8 +10,8 @@ from forgetting.corpus.configuration import CorpusConfig
 from forgetting.corpus.prepare import Corpus, prepare_corpus
 from forgetting.corpus.tokens import TokenizedCorpus, TokenizedSplit, tokenize_corpus, tokenizer_hash
 from forgetting.errors import UserError
+from forgetting.model.adapter_folder import adapter_hash
 from forgetting.model.backbone import backbone_identity, load_configuration, load_tokenizer
-from forgetting.model.lora import adapter_hash
 from forgetting.scores.scoring import ScoringDataset, ShardWork
 from forgetting.scores.selection import Granularity, Selection, Sides
 from forgetting.scores.store import ScoreStore, ShardRange, has_shard, shard_ranges

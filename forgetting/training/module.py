@@ -15,9 +15,10 @@ from torchmetrics import MeanMetric
 from transformers import get_linear_schedule_with_warmup
 
 from forgetting.errors import UserError
+from forgetting.model.adapter_folder import adapter_hash
 from forgetting.model.backbone import DType, load_backbone
 from forgetting.model.language_model import LanguageModel
-from forgetting.model.lora import Lora, adapter_hash, add_lora, load_lora, unmatched_targets
+from forgetting.model.lora import Lora, add_lora, load_lora, unmatched_targets
 from forgetting.model.sharding import shard_model
 from forgetting.scores.scoring import ShardScores, ShardWork, score_shard
 from forgetting.training.objectives import Objective

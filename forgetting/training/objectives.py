@@ -94,15 +94,17 @@ class Forgetting(Objective):
 
     Args:
         t_min: Shrinks the slope of λ (§4.3); (1e-5, 0.25) for LLaMA-3.2-1B, (1e-4, 0.25) for larger models (§5.1.3).
-        t_max: λ at the end of training.
+        t_max: λ at the end of training, at most 1. The negative term has no lower bound: above 1 it would outweigh the
+            positive one, and no minimum would be left.
         schedule: `paper`, `ramp` or `constant`; see `scheduled_coefficient`.
     """
 
     def __init__(self, t_min: float = 1e-4, t_max: float = 0.25, schedule: Schedule = "paper") -> None:
-        if t_min < 0 or t_max < t_min:
+        if not 0 <= t_min <= t_max <= 1:  # false for NaN and infinity too
             raise UserError(
-                f"Forgetting has t_min {t_min} and t_max {t_max}; 0 ≤ t_min ≤ t_max is expected, since λ grows with "
-                "training and must not be negative."
+                f"Forgetting has t_min {t_min} and t_max {t_max}; 0 ≤ t_min ≤ t_max ≤ 1 is expected: λ grows with "
+                "training, must not be negative, and above 1 would weigh forgetting more than learning. Another λ "
+                "needs an objective of its own (a subclass of Objective)."
             )
         self.t_min = t_min
         self.t_max = t_max

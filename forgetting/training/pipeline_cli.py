@@ -15,7 +15,7 @@ from forgetting.arguments import config_files
 from forgetting.artifacts import complete_or_absent, write_json
 from forgetting.errors import UserError
 from forgetting.lock import locked
-from forgetting.model.lora import adapter_hash
+from forgetting.model.adapter_folder import refuse_damaged_adapter
 from forgetting.run import Run, RunSettings, computed
 from forgetting.training.checkpoints import ResumePoint, load_checkpoint, resume_from
 from forgetting.training.data import ForgettingData
@@ -187,7 +187,7 @@ class PipelineCLI(LightningCLI):
 
     def _fit(self, model: FineTuner, datamodule: ForgettingData, ckpt_path: str | None, options: dict) -> None:
         if self.run.adapter.exists():
-            adapter_hash(self.run.adapter)  # complete means that the weights are there, and whole
+            refuse_damaged_adapter(self.run.adapter)  # complete means that the weights are there, and whole
             print(f"{self.run.folder} is complete: its adapter is trained. Remove that folder to train it again.")
             return
         found = resume_from(self.run)

@@ -20,6 +20,7 @@ from forgetting.cost import record_cost
 from forgetting.errors import UserError
 from forgetting.lock import locked
 from forgetting.model.backbone import backbone_identity
+from forgetting.model.lora import save_lora
 from forgetting.run import Run
 from forgetting.scores.scoring import ShardScores, ShardWork
 from forgetting.scores.store import ScoreStore, ShardRange, close_store, write_shard
@@ -212,8 +213,7 @@ def save_adapter(module: FineTuner, folder: Path, write: bool) -> None:
     if not write:
         return
     with complete_folder(folder) as temporary:
-        model.save_pretrained(str(temporary), state_dict=state, safe_serialization=True)
-        (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        save_lora(model, temporary, state)
 
 
 class ScoreWriter(Callback):
