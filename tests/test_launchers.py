@@ -19,11 +19,7 @@ from forgetting.training.checkpoints import steps_in_checkpoint
 pytestmark = pytest.mark.slow
 FIT = ["fit", "--config", METHOD]
 DDP = ["--trainer.devices=2", "--trainer.strategy=ddp"]
-SHARDED = [
-    "--trainer.devices=2", "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy",
-    "--trainer.strategy.data_parallel_size=2", "--trainer.strategy.tensor_parallel_size=1",
-    "--trainer.strategy.save_distributed_checkpoint=false",
-]  # fmt: skip
+SHARDED = ["--trainer.devices=2", "--trainer.strategy=sharded"]
 LAUNCHERS = ("SLURM_", "MASTER_", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE", "TORCHELASTIC", "GROUP_")
 
 

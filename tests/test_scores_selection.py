@@ -66,7 +66,7 @@ def test_forget_fraction_takes_the_lowest_and_leaves_the_middle(scores, rho, par
 
 def test_the_threshold_of_section_4_2_is_strict():
     scores = np.array([-1.0, -0.0, 0.0, 1e-9, 2.0], dtype=np.float32)
-    found = sides(lambda: [scores], 5, Selection(threshold=0.0))
+    found = sides(lambda: [scores], 5, Selection(None, threshold=0.0))
     positive, negative = found.masks(scores, 0)
     assert positive.tolist() == [False, False, False, True, True]
     assert (negative == ~positive).all()
@@ -81,7 +81,9 @@ BROKEN = [np.array([1.0, np.nan, np.nan]), np.array([np.inf, 1.0, -np.inf]), np.
 
 
 @pytest.mark.parametrize("scores", BROKEN)
-@pytest.mark.parametrize("selection", [Selection(0.5), Selection(0.5, forget_fraction=0.3), Selection(threshold=0.0)])
+@pytest.mark.parametrize(
+    "selection", [Selection(0.5), Selection(0.5, forget_fraction=0.3), Selection(None, threshold=0.0)]
+)
 def test_scores_that_are_not_finite_are_refused(scores, selection):
     with pytest.raises(UserError, match="2 scores are not finite"):
         sides(lambda: [scores.astype(np.float32)], 3, selection)
@@ -90,7 +92,7 @@ def test_scores_that_are_not_finite_are_refused(scores, selection):
 @pytest.mark.parametrize(("selection", "message"), [
     (Selection(0.04), r"\(ρ\) 0.04 none of the 10 response tokens"),
     (Selection(0.04, "sequence", forget_fraction=0.5), "none of the 10 sequences"),
-    (Selection(threshold=9.0), r"data.threshold 9.0 none of the 10 .*Lower"),
+    (Selection(None, threshold=9.0), r"data.threshold 9.0 none of the 10 .*Lower"),
 ])  # fmt: skip
 def test_a_selection_without_a_positive_side_is_refused_since_it_would_only_forget(selection, message):
     with pytest.raises(UserError, match=f"{message}.*"):
@@ -99,7 +101,7 @@ def test_a_selection_without_a_positive_side_is_refused_since_it_would_only_forg
 
 def test_a_selection_without_a_negative_side_says_so():
     scores = np.arange(10, dtype=np.float32)
-    for selection in (Selection(0.96), Selection(0.5, forget_fraction=0.0), Selection(threshold=-1.0)):
+    for selection in (Selection(0.96), Selection(0.5, forget_fraction=0.0), Selection(None, threshold=-1.0)):
         assert sides(lambda: [scores], 10, selection).num_negative == 0
 
 
@@ -120,8 +122,10 @@ def test_ties_fall_in_corpus_order():
         ({"positive_fraction": 1.0}, r"\(ρ\) is 1.0"),
         ({"positive_fraction": 70.0}, r"\(ρ\) is 70.0"),
         ({"forget_fraction": 0.4}, r"must lie in \[0, 0.3\]"),
-        ({"forget_fraction": 0.1, "threshold": 0.0}, "exclude each other"),
-        ({"positive_fraction": "all", "threshold": 0.0}, "nothing to forget"),
+        ({"positive_fraction": None, "forget_fraction": 0.1, "threshold": 0.0}, "exclude each other"),
+        ({"threshold": 0.0}, "exclude each other"),
+        ({"positive_fraction": None}, "Give data.positive_fraction"),
+        ({"positive_fraction": "all", "threshold": 0.0}, "exclude each other"),
     ],
 )
 def test_impossible_selections_are_refused(settings_, message):

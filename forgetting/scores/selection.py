@@ -28,23 +28,32 @@ class Selection:
             (the paper does not say how it scores a sequence; this is our reading).
         forget_fraction: The share, lowest in Q, that is negative; what lies between is ignored (Figure 1b). None: all
             that is not positive is negative. Of tokens, or of sequences at that granularity.
-        threshold: Positive is Q > threshold instead of a share (§4.2 tries 0).
+        threshold: Positive is Q > threshold (§4.2 tries 0); `positive_fraction` is None then.
     """
 
-    positive_fraction: float | Literal["all"] = 0.7
+    positive_fraction: float | Literal["all"] | None = 0.7
     granularity: Granularity = "token"
     forget_fraction: float | None = None
     threshold: float | None = None
 
     def __post_init__(self) -> None:
         rho = self.positive_fraction
-        if self.threshold is not None and not np.isfinite(self.threshold):
-            raise UserError(f"data.threshold is {self.threshold}; a finite number was expected.")
+        if self.threshold is not None:
+            if not np.isfinite(self.threshold):
+                raise UserError(f"data.threshold is {self.threshold}; a finite number was expected.")
+            for name in ("positive_fraction", "forget_fraction"):
+                if getattr(self, name) is not None:
+                    raise UserError(
+                        f"data.threshold is {self.threshold} and data.{name} is {getattr(self, name)}, which exclude "
+                        f"each other: set one of them to null."
+                    )
+            return
+        if rho is None:
+            raise UserError('Give data.positive_fraction (ρ, or "all"), or data.threshold.')
         if rho == "all":
-            if self.forget_fraction is not None or self.threshold is not None:
+            if self.forget_fraction is not None:
                 raise UserError(
-                    'data.positive_fraction is "all", so there is nothing to forget: leave data.forget_fraction and '
-                    "data.threshold out."
+                    'data.positive_fraction is "all", so there is nothing to forget: leave data.forget_fraction out.'
                 )
             return
         if not 0 < rho < 1:
@@ -52,14 +61,11 @@ class Selection:
                 f"data.positive_fraction (ρ) is {rho}; it must lie between 0 and 1, both excluded. Use "
                 '"all" to learn every response token.'
             )
-        if self.forget_fraction is not None:
-            if self.threshold is not None:
-                raise UserError("data.forget_fraction and data.threshold exclude each other: give one of them.")
-            if not 0 <= self.forget_fraction <= 1 - rho + 1e-9:
-                raise UserError(
-                    f"data.forget_fraction is {self.forget_fraction}; at ρ = {rho} it must lie in [0, {1 - rho:.6g}], "
-                    "since a token cannot be learned and forgotten."
-                )
+        if self.forget_fraction is not None and not 0 <= self.forget_fraction <= 1 - rho + 1e-9:
+            raise UserError(
+                f"data.forget_fraction is {self.forget_fraction}; at ρ = {rho} it must lie in [0, {1 - rho:.6g}], "
+                "since a token cannot be learned and forgotten."
+            )
 
     def record(self) -> dict[str, Any]:
         """The values, for a manifest."""
@@ -234,7 +240,7 @@ def _by_threshold(chunks: Chunks, count: int, threshold: float) -> Sides:
 
 
 def _by_share(chunks: Chunks, count: int, selection: Selection) -> Sides:
-    assert selection.positive_fraction != "all", "every token is positive: there is nothing to cut"
+    assert isinstance(selection.positive_fraction, float), "every token is positive: there is nothing to cut"
     num_positive = round(selection.positive_fraction * count)
     cut = cut_at(chunks, num_positive)
     if selection.forget_fraction is None:

@@ -51,7 +51,7 @@ class ForgettingData(LightningDataModule):
         positive_fraction: ρ, or "all": every response token, and no store is needed.
         granularity: Select tokens or whole sequences.
         forget_fraction: The lowest share that is forgotten, what lies between being ignored; None: all but ρ.
-        threshold: Select Q > threshold instead of a share.
+        threshold: Select Q > threshold; `positive_fraction` must be null then.
         batch_size: Sequences in an optimiser step.
         micro_batch_tokens: Padded tokens of one forward pass; bounds memory and changes nothing else. None: by device.
         shuffle: Draw the order from the run's seed; false keeps the order of the corpus.
@@ -74,7 +74,7 @@ class ForgettingData(LightningDataModule):
         reference: str | None = None,
         reference_seed: int = 0,
         store: Path | None = None,
-        positive_fraction: float | Literal["all"] = 0.7,
+        positive_fraction: float | Literal["all"] | None = 0.7,
         granularity: Granularity = "token",
         forget_fraction: float | None = None,
         threshold: float | None = None,

@@ -206,7 +206,7 @@ def save_adapter(module: FineTuner, folder: Path, write: bool) -> None:
     """
     model = module.language_model.model
     assert isinstance(model, PeftModel)
-    state = None
+    state: Any = None
     if module.device_mesh is not None:  # sharded: gather the whole adapter on the first rank
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         state = get_model_state_dict(model, options=options)

@@ -24,6 +24,11 @@ class Trainer(LightningTrainer):
         self.strategy.checkpoint_io = SafeCheckpointIO()
         self._signal_connector = Signals(self)
         self.callbacks.append(LeaveWhenAsked())  # type: ignore[attr-defined]
+        if getattr(self.strategy, "_save_distributed_checkpoint", False):
+            raise UserError(
+                f"{type(self.strategy).__name__} would write checkpoints that are folders, one file per rank. Use "
+                "--trainer.strategy sharded (FSDP2 over all ranks): a checkpoint holds the adapter alone and is small."
+            )
         asked = self.num_devices * self.num_nodes
         if self.world_size != asked:
             environment = type(getattr(self.strategy, "cluster_environment", None)).__name__
