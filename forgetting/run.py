@@ -177,6 +177,12 @@ class Run:
         )
 
 
+def seed_folders(experiment: Path) -> list[Path]:
+    """The runs in an experiment's folder, in the order of their seeds; what else lies there (`seed-0.old`) is none."""
+    runs = [path for path in experiment.glob("seed-*") if re.fullmatch(r"seed-(0|[1-9][0-9]*)", path.name)]
+    return sorted((path for path in runs if path.is_dir()), key=lambda path: int(path.name.removeprefix("seed-")))
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A configuration file as plain dictionaries.
 

@@ -5,33 +5,32 @@ from typing import Any
 import numpy as np
 import pytest
 
+from forgetting.artifacts import write_json
 from forgetting.errors import UserError
 from forgetting.evaluation.command import compare_command
 from forgetting.evaluation.compare import compare
+from forgetting.evaluation.finished import write_task
+from forgetting.evaluation.naming import results_name, task_path
 
 
-def write_results(folder: Path, scores: dict[str, Any], columns: dict[str, list[str]] | None = None) -> Path:
-    """A results file and its records; `scores` are those of each task's documents, None for one that failed."""
+def write_results(
+    folder: Path, scores: dict[str, Any], columns: dict[str, list[str]] | None = None, suite: str = "main"
+) -> Path:
+    """A results file and its tasks; `scores` are those of each task's documents, None for one that failed."""
     tasks = {}
     for task, values in scores.items():
-        failed = values is None
-        metrics = {} if failed else {"acc": float(np.mean(values))}
-        tasks[task] = {
-            "status": "failed" if failed else "ok",
-            "metrics": metrics,
-            "metric": "acc",
-            "identity": "0" * 64,
-        }
-        file = folder / f"samples/corrected/{task}.jsonl"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lines = [
-            {"identity": "0" * 12, "document": i, "hash": f"{task}{i}", "metrics": {"acc": float(v)}}
-            for i, v in enumerate([] if failed else values)
-        ]
-        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        entry = {"metric": "acc", "identity": f"{task}-{suite}".ljust(64, "0")}
+        if values is None:
+            tasks[task] = {**entry, "status": "failed", "metrics": {}}
+            continue
+        numbers = [value if isinstance(value, list) else float(value) for value in values]
+        mean = float(np.mean([number for number in numbers if not isinstance(number, list)] or 0))
+        tasks[task] = {**entry, "status": "ok", "metrics": {"acc": mean}}
+        records = [{"document": i, "hash": f"{task}{i}", "metrics": {"acc": v}} for i, v in enumerate(numbers)]
+        write_task(task_path(folder, task, entry["identity"]), tasks[task], records, whole=False)
     named = {name: {"tasks": members} for name, members in (columns or {task: [task] for task in scores}).items()}
-    content = {"protocol": "corrected", "tasks": tasks, "columns": named, "target": {"name": str(folder)}}
-    (folder / "results.json").write_text(json.dumps(content))
+    content = {"format": 1, "suite": suite, "protocol": "corrected", "tasks": tasks, "columns": named}
+    write_json(folder / results_name(suite, "corrected"), {**content, "target": {"name": str(folder)}})
     return folder
 
 
@@ -99,7 +98,7 @@ def test_a_failed_task_is_left_out_and_with_it_the_average(tmp_path: Path) -> No
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     a = write_results(tmp_path / "a", {"t": [1, 0, 1]})
-    with pytest.raises(UserError, match=r"no results.json in .*gone.*python -m forgetting evaluate"):
+    with pytest.raises(UserError, match=r"no results .*gone.*python -m forgetting evaluate"):
         compare(a, tmp_path / "gone")
     with pytest.raises(UserError, match=r"evaluated t on different documents \(3 and 2\)"):
         compare(a, write_results(tmp_path / "b", {"t": [1, 0]}))
@@ -109,14 +108,6 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
         write_results(tmp_path / name, {"t": [1]})
     with pytest.raises(UserError, match="no seed in common"):
         compare(tmp_path / "d", tmp_path / "e")
-    results = json.loads((a / "results.json").read_text())
-    results["tasks"]["t"]["metrics"]["acc"] = 0.9
-    (a / "results.json").write_text(json.dumps(results))
-    with pytest.raises(UserError, match=r"acc of t .* is no mean over documents"):
-        compare(a, a)
-    (a / "samples/corrected/t.jsonl").unlink()
-    with pytest.raises(UserError, match=r"t.jsonl is missing or of another evaluation: evaluate"):
-        compare(a, a)
 
 
 def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from evaluation_files import write_benchmarks, write_bigram_model, write_data_files
+from evaluation_files import results_file, write_benchmarks, write_bigram_model, write_data_files
 from lm_eval.tasks import TaskManager
 from test_evaluation_run import write_run
 
@@ -112,7 +112,7 @@ def test_the_benchmarks_give_the_command_lines_numbers(
     )  # fmt: skip
     ours: dict[str, Any] = {}
     for folder in ("ours", "one-shot", "published"):
-        ours |= json.loads((tmp_path / folder / "results.json").read_text())["tasks"]
+        ours |= json.loads(results_file(tmp_path / folder).read_text())["tasks"]
     assert len(ours) == 10
     for name, entry in ours.items():
         assert_same(entry, theirs[name.replace("_text", "")])
@@ -131,7 +131,7 @@ def test_an_adapter_gives_the_command_lines_numbers(
         f"pretrained={base},peft={run / 'adapter'},dtype=float32", ["boolq"],
         write_overlays(tmp_path / "overlays", files), tmp_path / "theirs", batch_size=4,
     )  # fmt: skip
-    assert_same(json.loads((run / "results.json").read_text())["tasks"]["boolq"], theirs["boolq"])
+    assert_same(json.loads(results_file(run).read_text())["tasks"]["boolq"], theirs["boolq"])
 
 
 def test_every_task_of_the_suites_is_in_the_installed_harness_or_ours() -> None:

@@ -39,7 +39,7 @@ def log_table(settings: dict[str, Any], folder: Path, content: dict[str, Any]) -
     Args:
         settings: `project`, `entity`, `group`, `tags`, `mode` and what else `wandb.init` takes.
         folder: Where its files go.
-        content: Of `results.json`.
+        content: Of the results file.
     """
     import wandb
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from forgetting.artifacts import read_json
 from forgetting.errors import UserError
+from forgetting.evaluation.naming import base_folder, results_name
 from forgetting.reporting.spec import TableSpec
 
 
@@ -31,7 +32,7 @@ class RunFolders:
 
     def backbone(self, target: str) -> Path:
         """The folder of the evaluation of a model itself."""
-        return self.root / "base" / target.removeprefix("./").strip("/").replace("/", "--")
+        return self.root / base_folder(target)
 
     def seeds(self, name: str) -> list[Path]:
         """Seed folders of an experiment that are there, in the order of their numbers."""
@@ -40,20 +41,17 @@ class RunFolders:
             (path for path in folders if path.is_dir()), key=lambda path: int(path.name.removeprefix("seed-"))
         )
 
-    @property
-    def results_name(self) -> str:
-        """File name of results under the protocol."""
-        return "results.json" if self.protocol == "corrected" else f"results.{self.protocol}.json"
-
     def results(self, folders: list[Path], spec: TableSpec) -> list[dict[str, Any]]:
         """Results for a table, of those of `folders` that were evaluated.
 
         Raises:
             UserError: Results are of another suite than the table's, or not as `evaluate` writes them.
         """
+        if spec.suite is None:
+            raise UserError(f"The table {spec.name} shows results and names no suite: give it `suite:`.")
         found = []
         for folder in folders:
-            path = folder / self.results_name
+            path = folder / results_name(spec.suite, self.protocol)
             if not path.is_file():
                 continue
             content = read_json(path)
