@@ -63,64 +63,67 @@ def test_suites_and_single_tasks_on_one_run_leave_each_others_results(
     assert results(run)["one"]["columns"] == before["columns"]
 
 
-def write_fragile(folder: Path, names: list[str], fragile: str, flag: Path, reaction: str) -> Path:
-    """Tasks of which one does something else where a file is there; nothing else about it changes."""
+def write_fragile(folder: Path, names: list[str], script: Path) -> Path:
+    """Tasks that run a script, if it is there, for each document `doc`: nothing else about them changes with it."""
     tasks = write_local_tasks(folder, names)
     (tasks / "fragile.py").write_text(
         "import os, pathlib, signal\n"
         "def text(doc):\n"
-        f"    flag = pathlib.Path({str(flag)!r})\n"
-        f"    if flag.exists():\n        {reaction}\n"
+        f"    script = pathlib.Path({str(script)!r})\n"
+        "    if script.exists():\n"
+        "        exec(script.read_text(), {'doc': doc, 'os': os, 'signal': signal})\n"
         "    return doc['text'] + '\\nAnswer:'\n"
     )
-    content = yaml.safe_load((tasks / f"{fragile}.yaml").read_text())
-    del content["doc_to_text"]
-    (tasks / f"{fragile}.yaml").write_text(yaml.safe_dump(content) + "doc_to_text: !function fragile.text\n")
+    for name in names:
+        content = yaml.safe_load((tasks / f"{name}.yaml").read_text())
+        del content["doc_to_text"]
+        (tasks / f"{name}.yaml").write_text(yaml.safe_dump(content) + "doc_to_text: !function fragile.text\n")
     return tasks
 
 
-FAIL_IN_THE_RUN = "if flag.read_text() and doc['text'].endswith(' 5'): exec(flag.read_text())"
+def failing(task: str) -> str:
+    return f"if doc['text'] == '{task} 5': raise ZeroDivisionError('no luck')\n"
+
+
+def deadly(task: str) -> str:
+    return f"if doc['text'] == '{task} 5': os.kill(os.getpid(), signal.SIGKILL)\n"
 
 
 @pytest.mark.slow
-def test_a_task_that_failed_and_is_killed_when_run_again_forgets_no_other(
+def test_whatever_fails_and_is_killed_nothing_finished_is_run_again(
     tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A real SIGKILL: the third task was finished before it and is not run again after it."""
-    flag = tmp_path / "flag"
-    tasks = write_fragile(tmp_path / "tasks", ["first", "second", "third"], "second", flag, FAIL_IN_THE_RUN)
-    suite, run = write_suite(tmp_path / "suite.yaml", ["first", "second", "third"], tasks), tmp_path / "run"
-    write_run(run, base)
-    flag.write_text("raise ZeroDivisionError('no luck')")
-    with pytest.raises(UserError, match=r"1 of 3 tasks failed: second .*no luck"):
-        evaluate(run, suite)
-    flag.write_text("os.kill(os.getpid(), signal.SIGKILL)")
+    """Real kills: the first task fails and is run again, the second is finished, and twice the third is killed."""
+    names, script = ["first", "second", "third"], tmp_path / "script.py"
+    suite = write_suite(tmp_path / "suite.yaml", names, write_fragile(tmp_path / "tasks", names, script))
+    run = write_run(tmp_path / "run", base)
     command = [sys.executable, "-m", "forgetting", "evaluate", str(run), "--suite", str(suite), "--device", "cpu"]
-    killed = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    flag.unlink()
-    kept(capsys)
+    for text in (failing("first") + deadly("third"), deadly("third")):
+        script.write_text(text)
+        killed = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    script.unlink()
     evaluate(run, suite)
-    assert kept(capsys) == ["first", "third"]
+    assert kept(capsys) == ["first", "second"]
     assert results(run)["suite"]["average"] is not None
 
 
 def test_a_failed_task_never_replaces_a_finished_one(
     tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flag = tmp_path / "flag"
-    tasks = write_fragile(tmp_path / "tasks", ["first", "second"], "second", flag, FAIL_IN_THE_RUN)
+    script = tmp_path / "script.py"
+    tasks = write_fragile(tmp_path / "tasks", ["first", "second"], script)
     suite, run = write_suite(tmp_path / "suite.yaml", ["first", "second"], tasks), write_run(tmp_path / "run", base)
     evaluate(run, suite)
     before = results(run)["suite"]
-    flag.write_text("raise ZeroDivisionError('no luck')")
+    script.write_text(failing("second"))
     with pytest.raises(UserError, match=r"1 of 2 tasks failed: second \(.*no luck\).* finished second: it was left as"):
         evaluate(run, suite, "--seed", "1")
     assert results(run)["suite"] == before
     with pytest.raises(UserError, match=r"no luck\); what an earlier launch finished of second stands"):
         evaluate(run, suite, "--fresh")
     assert results(run)["suite"]["columns"] == before["columns"]
-    flag.unlink()
+    script.unlink()
     kept(capsys)
     evaluate(run, suite, "--seed", "1")
     assert kept(capsys) == ["first"]
