@@ -267,7 +267,9 @@ def test_a_damaged_results_file_is_written_anew_and_not_compared(
     (file,) = run.glob("results*.json")
     sound = file.read_text()
     file.write_text(content)
-    with pytest.raises(UserError, match=rf"{file} .*Evaluate again: python -m forgetting evaluate {run} --suite suite"):
+    with pytest.raises(
+        UserError, match=rf"{file} .*Evaluate again: python -m forgetting evaluate {run} --suite <the file of suite>"
+    ):
         main(["compare", str(run), str(run)])
     kept(capsys)
     evaluate(run, suite)

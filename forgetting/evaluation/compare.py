@@ -13,6 +13,7 @@ from forgetting.errors import UserError
 from forgetting.evaluation.finished import read_task
 from forgetting.evaluation.naming import results_name, suites_in, task_path
 from forgetting.evaluation.results import read_results
+from forgetting.paths import CONFIGS
 from forgetting.run import seed_folders
 
 Interval = tuple[float, float]
@@ -155,7 +156,12 @@ def _student(differences: Float[np.ndarray, "pairs"], confidence: float) -> Inte
 
 
 def _command(folder: Path, suite: str | None, protocol: str) -> str:
-    given = "" if suite is None or suite == "main" else f" --suite {suite}"
+    if suite is None or suite == "main":
+        given = ""
+    elif (CONFIGS / "evaluation" / f"{suite}.yaml").is_file():
+        given = f" --suite {suite}"
+    else:  # results know a suite's name, not where its file lies
+        given = " --tasks <the same>" if suite.startswith("tasks=") else f" --suite <the file of {suite}>"
     given += "" if protocol == "corrected" else f" --protocol {protocol}"
     return f"Evaluate again: python -m forgetting evaluate {folder}{given}"
 
