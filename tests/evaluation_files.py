@@ -148,3 +148,29 @@ def write_local_tasks(folder: Path, names: Iterable[str], extra: dict[str, dict[
         }
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({**task, **(extra or {}).get(name, {})}), encoding="utf-8")
     return folder
+
+
+def results_file(folder: Path) -> Path:
+    """The only results file in a folder, whatever its suite."""
+    (file,) = folder.glob("results.*.json")
+    return file
+
+
+def task_file(folder: Path, task: str) -> Path:
+    """Where the task that the folder's only results file names is kept."""
+    from forgetting.evaluation.naming import task_path
+
+    entry = json.loads(results_file(folder).read_text(encoding="utf-8"))["tasks"][task]
+    return task_path(folder, task, entry["identity"])
+
+
+def task_records(folder: Path, task: str) -> list[dict[str, Any]]:
+    """The records of a task's documents."""
+    return [json.loads(line) for line in task_file(folder, task).read_text(encoding="utf-8").split("\n")[1:-1]]
+
+
+def write_suite(file: Path, tasks: Iterable[str], include: Path) -> Path:
+    """A suite of its file's name, with a column per task."""
+    columns = {name: {"tasks": [name]} for name in tasks}
+    file.write_text(yaml.safe_dump({"columns": columns, "include_path": [str(include)], "batch_size": 4}))
+    return file

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
-from evaluation_files import write_benchmarks, write_bigram_model, write_data_files
+from evaluation_files import (
+    results_file,
+    task_records,
+    write_benchmarks,
+    write_bigram_model,
+    write_data_files,
+    write_local_tasks,
+)
 from lm_eval.tasks import TaskManager
 from test_evaluation_run import write_run
 
@@ -112,7 +119,7 @@ def test_the_benchmarks_give_the_command_lines_numbers(
     )  # fmt: skip
     ours: dict[str, Any] = {}
     for folder in ("ours", "one-shot", "published"):
-        ours |= json.loads((tmp_path / folder / "results.json").read_text())["tasks"]
+        ours |= json.loads(results_file(tmp_path / folder).read_text())["tasks"]
     assert len(ours) == 10
     for name, entry in ours.items():
         assert_same(entry, theirs[name.replace("_text", "")])
@@ -131,7 +138,64 @@ def test_an_adapter_gives_the_command_lines_numbers(
         f"pretrained={base},peft={run / 'adapter'},dtype=float32", ["boolq"],
         write_overlays(tmp_path / "overlays", files), tmp_path / "theirs", batch_size=4,
     )  # fmt: skip
-    assert_same(json.loads((run / "results.json").read_text())["tasks"]["boolq"], theirs["boolq"])
+    assert_same(json.loads(results_file(run).read_text())["tasks"]["boolq"], theirs["boolq"])
+
+
+def simple_evaluate(model_args: str, task: str, include: Path) -> dict[str, Any]:
+    """What the harness's command line calls, with its `--seed 42`."""
+    import lm_eval
+
+    manager = TaskManager(include_path=str(include), include_defaults=False)
+    results = lm_eval.simple_evaluate(
+        "hf", model_args, [task], batch_size=4, device="cpu", task_manager=manager, random_seed=42,
+        numpy_random_seed=42, torch_random_seed=42, fewshot_random_seed=42,
+    )  # fmt: skip
+    assert results is not None
+    return results["samples"][task]
+
+
+def test_a_task_that_draws_at_random_draws_what_the_harness_would(tmp_path: Path, base: Path) -> None:
+    """In loading its documents, in writing prompts and in scoring, from Python and NumPy; after another task, too."""
+    tasks = write_local_tasks(tmp_path / "tasks", ["calm", "restless"])
+    (tasks / "draws.py").write_text(
+        "import random, numpy\n"
+        "def shuffled(docs):\n    return docs.shuffle(seed=random.randrange(1000)).select(range(7))\n"
+        "def text(doc):\n    return doc['text'] + random.choice('abc') + '\\nAnswer:'\n"
+        "def score(doc, results):\n    return {'acc': random.random() + numpy.random.rand()}\n"
+    )
+    content = yaml.safe_load((tasks / "restless.yaml").read_text())
+    del content["doc_to_text"]
+    functions = {"process_docs": "shuffled", "doc_to_text": "text", "process_results": "score"}
+    lines = "".join(f"{key}: !function draws.{name}\n" for key, name in functions.items())
+    (tasks / "restless.yaml").write_text(yaml.safe_dump(content) + lines)
+    evaluate_command([
+        str(base), "--tasks", "calm", "restless", "--include-path", str(tasks), "--batch-size", "4", "--device", "cpu",
+        "--output", str(tmp_path / "ours"), "--samples",
+    ])  # fmt: skip
+    ours = task_records(tmp_path / "ours", "restless")
+    theirs = sorted(simple_evaluate(f"pretrained={base}", "restless", tasks), key=lambda sample: sample["doc_id"])
+    assert [record["doc"] for record in ours] == [sample["doc"] for sample in theirs]
+    assert [record["prompt"][0] for record in ours] == [sample["arguments"][0][0] for sample in theirs]
+    assert [record["metrics"]["acc"] for record in ours] == [sample["acc"] for sample in theirs]
+    assert len({record["metrics"]["acc"] for record in ours}) == 7
+
+
+def test_a_sampled_answer_of_a_model_with_an_adapter_is_the_harnesss(tmp_path: Path, base: Path) -> None:
+    """The loading of an adapter draws from torch, too."""
+    sampled = {
+        "output_type": "generate_until", "doc_to_choice": None, "doc_to_target": "{{label}}",
+        "generation_kwargs": {"until": ["\n"], "do_sample": True, "temperature": 1.0, "max_gen_toks": 8},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    }  # fmt: skip
+    tasks = write_local_tasks(tmp_path / "tasks", ["calm", "sampled"], {"sampled": sampled})
+    run = write_run(tmp_path / "run", base)
+    evaluate_command([
+        str(run), "--tasks", "calm", "sampled", "--include-path", str(tasks), "--batch-size", "4", "--device", "cpu",
+    ])  # fmt: skip
+    theirs = simple_evaluate(f"pretrained={base},peft={run / 'adapter'},dtype=float32", "sampled", tasks)
+    ours = [record["answer"] for record in task_records(run, "sampled")]
+    assert ours == [sample["filtered_resps"] for sample in sorted(theirs, key=lambda sample: sample["doc_id"])]
+    assert len({str(answer) for answer in ours}) > 3
 
 
 def test_every_task_of_the_suites_is_in_the_installed_harness_or_ours() -> None:

@@ -11,13 +11,13 @@ import pytest
 import torch
 import yaml
 from conftest import write_backbone
-from evaluation_files import write_bigram_model, write_local_tasks
+from evaluation_files import results_file, task_records, write_bigram_model, write_local_tasks
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from forgetting.errors import UserError
 from forgetting.evaluation.command import evaluate_command
-from forgetting.evaluation.compare import compare
+from forgetting.evaluation.naming import base_folder, name_of_tasks, results_name
 
 FIVE = ["first", "second", "third", "fourth", "fifth"]
 
@@ -47,12 +47,12 @@ def write_run(folder: Path, base: Path, scale: float = 0.5, layers: Sequence[str
 
 def evaluate(target: Path, tasks: Path, *options: str, names: list[str] = FIVE) -> dict[str, Any]:
     evaluate_command([str(target), "--tasks", *names, "--include-path", str(tasks), "--batch-size", "4", *options])
-    return json.loads((target / "results.json").read_text()) if (target / "results.json").exists() else {}
+    name = results_name(name_of_tasks(names, None), "corrected")
+    return json.loads((target / name).read_text()) if (target / name).exists() else {}
 
 
 def loglikelihoods(folder: Path) -> list[Any]:
-    lines = (folder / "samples/corrected/first.jsonl").read_text().splitlines()
-    return [json.loads(line)["answer"] for line in lines]
+    return [record["answer"] for record in task_records(folder, "first")]
 
 
 def numbers(content: dict[str, Any]) -> dict[str, Any]:
@@ -71,16 +71,15 @@ def test_a_run_is_evaluated_with_its_adapter_and_a_model_folder_without(
     run = write_run(tmp_path / "runs/x/seed-0", base)
     with_adapter = evaluate(run, tasks)
     evaluate(base, tasks)
-    without = json.loads(
-        (tmp_path / "runs/base" / str(base).strip("/").replace("/", "--") / "results.json").read_text()
-    )
+    base_results = tmp_path / "runs" / base_folder(str(base))
+    without = json.loads(results_file(base_results).read_text())
     assert with_adapter["target"]["kind"] == "run"
     assert with_adapter["target"]["base"]["hash"] == without["target"]["base"]["hash"]
     assert with_adapter["target"]["adapter"]["path"] == str(run / "adapter")
     assert without["target"] | {"base": None} == {
-        "kind": "folder", "name": str(base), "base": None, "adapter": None, "merged": False,
+        "kind": "folder", "name": str(base), "base": None, "adapter": None, "merged": False, "four_bit": False,
     }  # fmt: skip
-    assert loglikelihoods(run) != loglikelihoods(tmp_path / "runs/base" / str(base).strip("/").replace("/", "--"))
+    assert loglikelihoods(run) != loglikelihoods(base_results)
     assert with_adapter["average"] == pytest.approx(sum(c["value"] for c in with_adapter["columns"].values()) / 5)
     entry = with_adapter["tasks"]["first"]
     assert (entry["status"], entry["documents"], entry["documents_total"], entry["shots"]) == ("ok", 12, 12, 0)
@@ -105,14 +104,13 @@ def test_records_hold_the_score_of_every_document_and_the_whole_document_only_on
 ) -> None:
     run = write_run(tmp_path / "run", base)
     content = evaluate(run, tasks, names=["first"])
-    file = run / "samples/corrected/first.jsonl"
-    records = [json.loads(line) for line in file.read_text().splitlines()]
+    records = task_records(run, "first")
     assert [record["document"] for record in records] == list(range(12))
     assert "prompt" not in records[0]
     mean = sum(record["metrics"]["acc"] for record in records) / 12
     assert mean == pytest.approx(content["tasks"]["first"]["metrics"]["acc"])
     evaluate(run, tasks, "--fresh", "--samples", names=["first"])
-    record = json.loads(file.read_text().splitlines()[0])
+    record = task_records(run, "first")[0]
     assert record["doc"] == {"text": "first 0", "label": 0}
     assert record["prompt"][0] == "first 0\nAnswer:"
 
@@ -124,7 +122,7 @@ def test_merged_adapter_gives_the_same_numbers(tmp_path: Path, base: Path, tasks
     assert merged["target"]["merged"]
     assert not apart["target"]["merged"]
     assert merged["columns"] == apart["columns"]
-    with pytest.raises(UserError, match="no adapter to merge"):
+    with pytest.raises(UserError, match="cannot be merged: it has no adapter"):
         evaluate(base, tasks, "--merge")
 
 
@@ -157,7 +155,7 @@ def test_a_failing_task_is_reported_and_the_others_are_kept(
     run = write_run(tmp_path / "run", base)
     with pytest.raises(UserError, match=r"1 of 5 tasks failed: third .*no luck"):
         evaluate(run, tasks)
-    content = json.loads((run / "results.json").read_text())
+    content = json.loads(results_file(run).read_text())
     assert content["tasks"]["third"]["status"] == "failed"
     assert content["tasks"]["third"]["metrics"] == {}
     assert content["columns"]["third"]["value"] is None
@@ -180,25 +178,8 @@ def test_limits_are_exact_counts_that_do_not_leak_from_task_to_task(tmp_path: Pa
     )
     run = write_run(tmp_path / "run", base)
     evaluate_command([str(run), "--suite", str(suite), "--batch-size", "8"])
-    entries = json.loads((run / "results.json").read_text())["tasks"]
+    entries = json.loads((run / "results.suite.json").read_text())["tasks"]
     assert [(e["documents"], e["documents_total"]) for e in entries.values()] == [(11, 12), (54, 108)]
-
-
-def test_records_of_another_evaluation_are_no_records(
-    tmp_path: Path, base: Path, tasks: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Results say seed 42 and records say seed 1, as a kill between the two leaves them."""
-    run = write_run(tmp_path / "run", base)
-    evaluate(run, tasks, names=["first"])
-    results = (run / "results.json").read_text()
-    evaluate(run, tasks, "--seed", "1", names=["first"])
-    (run / "results.json").write_text(results)
-    with pytest.raises(UserError, match=r"first.jsonl is missing or of another evaluation"):
-        compare(run, run)
-    capsys.readouterr()
-    evaluate(run, tasks, names=["first"])
-    assert "(kept)" not in capsys.readouterr().out
-    assert compare(run, run)[0][0].difference == 0
 
 
 @pytest.mark.slow
@@ -219,11 +200,11 @@ def test_two_processes_share_the_documents_and_one_writes(tmp_path: Path, base: 
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("[1/2] first") == 1
     evaluate_command([*options, "--output", str(tmp_path / "one")])
-    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    one, two = (json.loads(results_file(tmp_path / name).read_text()) for name in ("one", "two"))
     assert two["average"] == pytest.approx(one["average"])
     assert [entry["documents"] for entry in two["tasks"].values()] == [12, 12]
     for name in ("first", "second"):
-        records = [(tmp_path / side / f"samples/corrected/{name}.jsonl").read_text() for side in ("one", "two")]
+        records = [task_records(tmp_path / side, name) for side in ("one", "two")]
         assert records[0] == records[1]
 
 
@@ -232,9 +213,8 @@ def test_output_can_be_put_elsewhere_and_costs_are_noted(tmp_path: Path, base: P
         str(base), "--tasks", "first", "--include-path", str(tasks), "--batch-size", "4",
         "--output", str(tmp_path / "here"), "--documents", "5",
     ])  # fmt: skip
-    assert json.loads((tmp_path / "here/results.trial.json").read_text())["tasks"]["first"]["documents"] == 5
-    assert not (tmp_path / "here/results.json").exists()
-    assert not (tmp_path / "here/samples").exists()
+    assert results_file(tmp_path / "here").name == "results.tasks=first.trial.json"
+    assert json.loads(results_file(tmp_path / "here").read_text())["tasks"]["first"]["documents"] == 5
     costs = json.loads((tmp_path / "here/cost.json").read_text())
     assert [cost["stage"] for cost in costs] == ["evaluate"]
     assert not list((tmp_path / "here").glob("*.partial*"))
@@ -269,11 +249,11 @@ def test_killed_in_the_third_of_five_tasks_and_started_again(tmp_path: Path, bas
 
     killed = launch()
     assert killed.returncode == -signal.SIGKILL
-    assert not (run / "results.json").exists()
+    assert not list(run.glob("results.*"))
     second = launch()
     assert second.returncode == 0, second.stderr
     kept = [line.split()[1] for line in second.stdout.splitlines() if line.endswith("(kept)")]
     assert kept == ["first:", "second:"]
-    resumed = json.loads((run / "results.json").read_text())
+    resumed = json.loads(results_file(run).read_text())
     uninterrupted = evaluate(run, tasks, "--fresh")
     assert numbers(resumed) == numbers(uninterrupted)

@@ -154,4 +154,4 @@ def test_ifeval_runs_on_a_local_file(base: Path, tmp_path: Path, monkeypatch: py
         str(base), "--suite", str(suite), "--include-path", str(HARNESS / "ifeval"), "--data-files", str(data),
         "--batch-size", "1", "--output", str(tmp_path),
     ])  # fmt: skip
-    assert json.loads((tmp_path / "results.json").read_text())["columns"]["IFEval"]["value"] in (0, 50)
+    assert json.loads((tmp_path / "results.suite.json").read_text())["columns"]["IFEval"]["value"] in (0, 50)

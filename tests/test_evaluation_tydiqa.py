@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 import yaml
-from evaluation_files import LANGUAGES, write_bigram_model, write_data_files, write_lines, write_tydiqa
+from evaluation_files import (
+    LANGUAGES,
+    results_file,
+    task_records,
+    write_bigram_model,
+    write_data_files,
+    write_lines,
+    write_tydiqa,
+)
 from transformers import AutoTokenizer
 
 from forgetting.errors import UserError
@@ -37,10 +45,8 @@ def evaluate(model: Path, folder: Path, protocol: str) -> tuple[dict[str, Any], 
         str(model), "--suite", "main", "--tasks", task, "--protocol", protocol, "--data-files", str(data), *include,
         "--batch-size", "4", "--dtype", "float32", "--output", str(folder / "out"),
     ])  # fmt: skip
-    name = "results.trial.json" if protocol == "corrected" else f"results.{protocol}.trial.json"
-    metrics = json.loads((folder / "out" / name).read_text())["tasks"][task]["metrics"]
-    lines = (folder / f"out/{name.removesuffix('.json')}.samples/{protocol}/{task}.jsonl").read_text().splitlines()
-    return metrics, [json.loads(line)["answer"][0] for line in lines]
+    metrics = json.loads(results_file(folder / "out").read_text())["tasks"][task]["metrics"]
+    return metrics, [record["answer"][0] for record in task_records(folder / "out", task)]
 
 
 def test_the_token_stop_shows_a_gap_for_a_model_that_writes_two_newlines_in_one_token(

@@ -26,7 +26,7 @@ def results(world: Path) -> dict:
     """The base model's, by the command line."""
     arguments = ["--suite", str(world / "suite.yaml"), "--output", str(world.parent / "results"), "--device", "cpu"]
     main(["evaluate", str(world / "base"), *arguments, "--quiet"])
-    return read_json(world.parent / "results" / "results.json")
+    return read_json(world.parent / "results" / "results.lab.json")
 
 
 def documents(world: Path, task: str) -> list[dict]:

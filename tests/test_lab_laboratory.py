@@ -37,9 +37,11 @@ def test_a_small_world_end_to_end_and_again(tmp_path: Path, monkeypatch: pytest.
     assert all(
         list(scores) == ["Truthful", "Boolean", "Logic", "Lingual", "Math", "AVG"] for scores in outcome.scores.values()
     )
-    assert outcome.scores["base"]["AVG"] == read_json(Path("runs/base/worlds--7--base/results.json"))["average"]
+    assert (
+        outcome.scores["base"]["AVG"] == read_json(Path("runs/base/folder=worlds--7--base/results.lab.json"))["average"]
+    )
     (run,) = Path("runs/lab").glob("forgetting-token@*/seed-7")
-    assert outcome.scores["forgetting-token"]["AVG"] == read_json(run / "results.json")["average"]
+    assert outcome.scores["forgetting-token"]["AVG"] == read_json(run / "results.lab.json")["average"]
     (reference,) = Path("runs/lab").glob("reference@*/seed-7")
     assert (reference / "scores" / "manifest.json").is_file()
 

@@ -14,7 +14,8 @@ import pytest
 from forgetting.artifacts import hash_content
 from forgetting.cli import main
 from forgetting.errors import UserError
-from forgetting.evaluation.results import samples_path, write_records
+from forgetting.evaluation.finished import write_task
+from forgetting.evaluation.naming import results_name, task_path
 from forgetting.model.adapter_folder import adapter_hash
 from forgetting.reporting.collect import Line, Table, collect
 from forgetting.reporting.command import table_command
@@ -22,7 +23,7 @@ from forgetting.reporting.render import FORMATS, SUFFIXES, render
 from forgetting.reporting.runs import RunFolders
 from forgetting.reporting.spec_file import load_spec
 
-RESULTS = "results.json"
+RESULTS = results_name("small", "corrected")
 GOLDEN = Path(__file__).parent / "golden" / "tables"
 SPEC = """
 title: Table 0
@@ -76,7 +77,7 @@ def write_results(
             "metrics": {"acc": statistics.fmean(scores)} if scores else {},
         }  # fmt: skip
         records = [{"document": n, "hash": f"{n}", "metrics": {"acc": score}} for n, score in enumerate(scores or [])]
-        write_records(samples_path(folder / RESULTS, "corrected", task), tasks[task]["identity"], records, False)
+        write_task(task_path(folder, task, tasks[task]["identity"]), tasks[task], records, whole=False)
     values = [column["value"] for column in columns.values()]
     average = None if None in values else statistics.fmean(values)
     content = {
@@ -87,7 +88,7 @@ def write_results(
         },
         "versions": {"lm_eval": "0.4.13"}, "dtype": "float32", "batch_size": 8, "seed": 42, **settings,
     }  # fmt: skip
-    (folder / RESULTS).write_text(json.dumps(content))
+    (folder / results_name(suite, "corrected")).write_text(json.dumps(content))
 
 
 def write_run(folder: Path, weights: str = "", corpus: str = "c" * 64, **settings: Any) -> None:
@@ -202,12 +203,18 @@ def test_a_table_of_averages_alone_still_counts_documents(spec_file: Path, tmp_p
     assert table.facts[0] == "Protocol corrected; documents: Truth_1 4, Math 2."
 
 
-def test_results_of_another_suite_are_refused(spec_file: Path, tmp_path: Path) -> None:
+def test_results_of_another_suite_do_not_count_and_are_refused_under_the_tables_name(
+    spec_file: Path, tmp_path: Path
+) -> None:
     def make(root: Path) -> None:
         write_results(root / "t/ignoring/seed-0", [1], [1], suite="other")
 
+    assert table_of(spec_file, tmp_path / "runs", make).sections[0].lines[1].seeds == 0
+    folder = tmp_path / "runs/t/ignoring/seed-0"
+    (folder / "results.other.json").rename(folder / "results.small.json")
+
     with pytest.raises(UserError, match=r"is of the suite other, the table needs small\. Evaluate again: python -m"):
-        table_of(spec_file, tmp_path / "runs", make)
+        collect(load_spec(spec_file), RunFolders(tmp_path / "runs"))
 
 
 # --- what belongs together --------------------------------------------------------------------------------------------

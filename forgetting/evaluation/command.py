@@ -1,5 +1,7 @@
 """The commands `evaluate` and `compare`."""
 
+import gc
+import sys
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -9,13 +11,37 @@ from forgetting.evaluation.suite import DType, Suite
 
 
 def evaluate_command(arguments: list[str]) -> None:
-    """Evaluate a run, a model folder or a hub model with lm-evaluation-harness → `results.json`."""
+    """Evaluate a run, an experiment's runs, a model folder or a hub model → `results.<suite>.json`."""
     options = _evaluate_parser().parse_args(arguments)
+    from forgetting.evaluation.target import target_names
+
+    names = target_names(options.target)
+    if len(names) > 1 and options.output:
+        raise UserError(f"{options.target} holds {len(names)} runs, whose results --output would mix: leave it out.")
+    suite = _suite(options)
+    failed: dict[str, str] = {}
+    for name in names:
+        if len(names) == 1:
+            _evaluate(name, suite, options)
+            return
+        print(f"{name}:", flush=True)
+        try:
+            _evaluate(name, suite, options)
+        except UserError as error:
+            failed[name] = str(error)
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        gc.collect()  # the harness's model holds itself; the next one needs its memory
+    if failed:
+        name, error = next(iter(failed.items()))
+        raise UserError(f"{len(failed)} of {len(names)} runs were not evaluated: {', '.join(failed)} ({name}: {error})")
+
+
+def _evaluate(name: str, suite: Suite, options: Namespace) -> None:
     from forgetting.evaluation.evaluate import evaluate
 
     evaluate(
-        options.target,
-        _suite(options),
+        name,
+        suite,
         output=Path(options.output) if options.output else None,
         revision=options.revision,
         device=options.device,
@@ -28,7 +54,7 @@ def evaluate_command(arguments: list[str]) -> None:
 
 
 def compare_command(arguments: list[str]) -> None:
-    """Compare two evaluations: differences with paired bootstrap intervals over documents and seeds."""
+    """Compare two evaluations: differences with intervals over documents and seeds."""
     options = _compare_parser().parse_args(arguments)
     from dataclasses import asdict
 
@@ -39,19 +65,26 @@ def compare_command(arguments: list[str]) -> None:
     from forgetting.evaluation.compare import compare
 
     a, b = Path(options.run_a), Path(options.run_b)
-    tasks, columns = compare(a, b, options.protocol, options.confidence, options.resamples, options.seed)
-    table = Table("", "A", "B", "A − B", f"{100 * options.confidence:g}% interval", "documents", "seeds")
+    tasks, columns = compare(
+        a, b, options.protocol, options.confidence, options.resamples, options.seed, suite=options.suite
+    )
+    table = Table("", "A", "B", "A − B", f"{100 * options.confidence:g}% interval", "bootstrap", "seeds' means",
+                  "documents", "pairs")  # fmt: skip
     for section in (tasks, columns):
         for one in section:
-            interval = f"{one.low:+.2f} … {one.high:+.2f}"
-            numbers = (f"{one.a:.2f}", f"{one.b:.2f}", f"{one.difference:+.2f}", interval)
+            ends = ((one.low, one.high), one.bootstrap, one.over_seeds)
+            intervals = ("—" if pair is None else f"{pair[0]:+.2f} … {pair[1]:+.2f}" for pair in ends)
+            numbers = (f"{one.a:.2f}", f"{one.b:.2f}", f"{one.difference:+.2f}", *intervals)
             table.add_row(one.name, *numbers, str(one.documents), str(one.seeds))
         table.add_section()
     console = Console()
-    console.print(f"A: {a}\nB: {b}\nPaired bootstrap over documents and seeds, {options.resamples} resamples.")
+    console.print(f"A: {a}\nB: {b}\n{tasks[0].seeds} pair(s) of runs. The interval spans that of a bootstrap over "
+                  f"documents and pairs ({options.resamples} resamples) and, from two pairs on, Student's t on the "
+                  "pairs' differences.")  # fmt: skip
     console.print(table)
     if options.output:
-        content = {"a": str(a), "b": str(b), "protocol": options.protocol, "confidence": options.confidence}
+        content = {"a": str(a), "b": str(b), "suite": options.suite, "protocol": options.protocol}
+        content |= {"confidence": options.confidence, "pairs": tasks[0].seeds}
         content |= {"tasks": [asdict(one) for one in tasks], "columns": [asdict(one) for one in columns]}
         write_json(Path(options.output), content)
 
@@ -59,11 +92,12 @@ def compare_command(arguments: list[str]) -> None:
 def _compare_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m forgetting compare",
-        description="Compare two evaluations: differences with paired bootstrap intervals over documents and seeds.",
+        description="Compare two evaluations: differences with intervals over documents and seeds.",
     )
     add = parser.add_argument
-    add("run_a", type=str, help="folder with results.json, or an experiment's folder with its seed-<n>")
+    add("run_a", type=str, help="folder with results, or an experiment's folder with its seed-<n>")
     add("run_b", type=str, help="the same")
+    add("--suite", type=str | None, default=None, help="whose results (default: the only one that both have)")
     add("--protocol", type=str, default="corrected", help="corrected, published or token_stop")
     add("--confidence", type=float, default=0.95, help="of the interval")
     add("--resamples", type=int, default=10_000, help="of the bootstrap")
@@ -75,10 +109,10 @@ def _compare_parser() -> ArgumentParser:
 def _evaluate_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m forgetting evaluate",
-        description="Evaluate a run, a model folder or a hub model with lm-evaluation-harness.",
+        description="Evaluate a run, an experiment's runs, a model folder or a hub model with lm-evaluation-harness.",
     )
     add = parser.add_argument
-    add("target", type=str, help="a run folder, a model folder, or a hub id")
+    add("target", type=str, help="a run folder, an experiment's folder (each seed in it), a model folder, or a hub id")
     add("--suite", type=str | None, default=None, help="name in configs/evaluation/ or a YAML file (default: main)")
     add("--protocol", type=str, default="corrected", help="corrected, published or token_stop")
     add(
@@ -95,7 +129,7 @@ def _evaluate_parser() -> ArgumentParser:
         "--documents",
         type=int | None,
         default=None,
-        help="only the first documents of each: a trial, kept in results.trial.json",
+        help="only the first documents of each: a trial, kept in results.<suite>.trial.json",
     )
     add(
         "--output",
@@ -119,9 +153,14 @@ def _evaluate_parser() -> ArgumentParser:
 
 
 def _suite(options: Namespace) -> Suite:
-    from forgetting.evaluation.suite import Column, absolute_files, check_suite, load_suite, read_mapping
+    from forgetting.evaluation.naming import name_of_tasks
+    from forgetting.evaluation.suite import PROTOCOLS, Column, absolute_files, check_suite, load_suite, read_mapping
 
-    names = [name for given in options.tasks or [] for name in given.split(",") if name]
+    names = list(dict.fromkeys(name for given in options.tasks or [] for name in given.split(",") if name))
+    if options.tasks is not None and not names:
+        raise UserError("--tasks names no task. Name one, or leave --tasks out to run the whole suite.")
+    if options.protocol not in PROTOCOLS:
+        raise UserError(f"There is no protocol {options.protocol}. Known: {', '.join(PROTOCOLS)}.")
     if options.suite or not names:
         suite = load_suite(options.suite or "main", options.protocol)
         if options.shots is not None:
@@ -129,7 +168,8 @@ def _suite(options: Namespace) -> Suite:
         if names:
             suite.only(names)
     else:
-        suite = Suite("tasks", {name: Column([name], shots=options.shots) for name in names}, options.protocol)
+        columns = {name: Column([name], shots=options.shots) for name in names}
+        suite = Suite(name_of_tasks(names, options.shots), columns, options.protocol)
     for folder in options.include_path or []:
         suite.include_path.append(folder)
     if options.data_files:
@@ -139,7 +179,7 @@ def _suite(options: Namespace) -> Suite:
         suite.trial = True
         for column in suite.columns.values():
             column.documents = options.documents
-    suite.batch_size = options.batch_size or suite.batch_size
+    suite.batch_size = suite.batch_size if options.batch_size is None else options.batch_size
     suite.dtype = options.dtype or suite.dtype
     suite.seed = suite.seed if options.seed is None else options.seed
     check_suite(suite, "the command line")

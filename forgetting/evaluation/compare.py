@@ -7,26 +7,34 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import stdtrit
 
-from forgetting.artifacts import read_json
 from forgetting.errors import UserError
-from forgetting.evaluation.results import holds_records, read_records, results_name, samples_path
+from forgetting.evaluation.finished import read_task
+from forgetting.evaluation.naming import results_name, suites_in, task_path
+from forgetting.evaluation.results import read_results
+from forgetting.paths import CONFIGS
 from forgetting.run import seed_folders
+
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A − B in percentage points, with a bootstrap interval.
+    """A − B in percentage points, with an interval.
 
     Attributes:
         name: Of the task, the column, or `average`.
         a: Mean of A over documents and seeds, in percent.
         b: Mean of B.
         difference: a − b.
-        low: Lower end of the interval.
+        low: Lower end of the interval, which spans the two below.
         high: Upper end.
         documents: How many documents stand behind it.
         seeds: How many pairs of runs.
+        bootstrap: Interval over documents and pairs. It alone is too short for few pairs that differ.
+        over_seeds: Student's t interval of the pairs' differences; None for one pair. It alone knows of no other
+            documents.
     """
 
     name: str
@@ -37,72 +45,88 @@ class Difference:
     high: float
     documents: int
     seeds: int
+    bootstrap: Interval
+    over_seeds: Interval | None
 
 
 @dataclass(frozen=True)
 class _Evaluation:
     folder: Path
+    file: Path
     content: dict[str, Any]
+    again: str
 
     def values(self, task: str) -> tuple[list[tuple[int, str]], Float[np.ndarray, "documents"]]:
         """The documents of a task and their scores."""
         entry = self.content["tasks"][task]
-        protocol = self.content["protocol"]
-        file = samples_path(self.folder / results_name(protocol), protocol, task)
-        if not holds_records(file, entry["identity"], whole=False):
-            raise UserError(f"{file} is missing or of another evaluation: evaluate {self.folder} again.")
-        records = read_records(file)
-        scores = np.array([record["metrics"][entry["metric"]] for record in records], dtype=np.float64)
-        if not math.isclose(scores.mean(), entry["metrics"][entry["metric"]], abs_tol=1e-6):
-            raise UserError(
-                f"{entry['metric']} of {task} in {self.folder} is no mean over documents: it cannot be compared."
-            )
-        return [(record["document"], record["hash"]) for record in records], scores
+        metric, identity = entry["metric"], entry["identity"]
+        try:
+            entry, records = read_task(task_path(self.file.parent, task, identity), identity)
+        except UserError as error:
+            raise UserError(f"{error} {self.again}") from None
+        scores = [record["metrics"].get(metric) for record in records]
+        value = entry["metrics"].get(metric)
+        numbers = [float(score) for score in scores if isinstance(score, (int, float))]
+        mean = math.fsum(numbers) / len(numbers) if numbers and len(numbers) == len(scores) else math.nan
+        if value is None or not math.isclose(mean, value, abs_tol=1e-6):
+            raise UserError(f"{metric} of {task} in {self.folder} is no mean over documents: it cannot be compared.")
+        return [(record["document"], record["hash"]) for record in records], np.array(numbers, dtype=np.float64)
 
 
 def compare(
-    a: Path, b: Path, protocol: str = "corrected", confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> tuple[list[Difference], list[Difference]]:
-    """Compare two runs, or two experiments seed by seed, by a paired bootstrap.
+    a: Path, b: Path, protocol: str = "corrected", confidence: float = 0.95, resamples: int = 10_000, seed: int = 0,
+    suite: str | None = None,
+) -> tuple[list[Difference], list[Difference]]:  # fmt: skip
+    """Compare two runs, or two experiments seed by seed.
 
-    A resample draws the documents of every task with replacement and, where there are several pairs of runs, the pairs
-    (the same in all tasks). The interval covers what another draw of documents, and of seeds, would have changed; with
-    three seeds its part from the seeds is coarse.
+    The interval spans two. A paired bootstrap: a resample draws the documents of every task with replacement and, where
+    there are several pairs of runs, the pairs (the same in all tasks). And, from two pairs on, Student's t interval of
+    the pairs' differences: with three pairs that differ strongly the bootstrap alone would cover only three quarters.
 
     Args:
-        a: Folder with `results.json`, or one that holds such folders as `seed-<n>`.
+        a: Folder with results, or one that holds such folders as `seed-<n>`.
         b: The same; where only one side has several seeds, each is compared with the other's single run.
         protocol: Whose results.
         confidence: Of the interval.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
+        suite: Whose results; None takes the only suite that both have.
 
     Returns:
         The differences of the tasks; those of the columns, and of their average when no column is missing.
 
     Raises:
-        UserError: Results are missing, or the two were not evaluated on the same documents.
+        UserError: Results are missing or damaged, the two were not evaluated on the same documents, or a number is out
+            of its range.
     """
-    pairs = _pairs(_evaluations(a, protocol), _evaluations(b, protocol), a, b)
+    _refuse_numbers(confidence, resamples, seed)
+    suite = suite or _common_suite(a, b, protocol)
+    pairs = _pairs(_evaluations(a, suite, protocol), _evaluations(b, suite, protocol), a, b)
     tasks = _common_tasks(pairs)
     generator = np.random.default_rng(seed)
     num_pairs = len(pairs)
     pair_weights = generator.multinomial(num_pairs, [1 / num_pairs] * num_pairs, size=resamples) / num_pairs
     means: dict[str, tuple[float, float, int]] = {}
+    by_pair: dict[str, Float[np.ndarray, "pairs"]] = {}
     resampled: dict[str, Float[np.ndarray, "resamples"]] = {}
     for task in tasks:
         scores_a, scores_b = _scores(pairs, task)
         means[task] = (100 * scores_a.mean(), 100 * scores_b.mean(), scores_a.shape[1])
-        by_pair = _resampled_means(100 * (scores_a - scores_b), resamples, generator)
-        resampled[task] = (by_pair * pair_weights).sum(axis=1)
+        by_pair[task] = 100 * (scores_a - scores_b).mean(axis=1)
+        draws = _resampled_means(100 * (scores_a - scores_b), resamples, generator)
+        resampled[task] = (draws * pair_weights).sum(axis=1)
 
     def combine(name: str, members: list[str]) -> Difference:
         parts = [means[member] for member in members]
         mean_a, mean_b = (math.fsum(part[side] for part in parts) / len(parts) for side in (0, 1))
         draws = np.mean([resampled[member] for member in members], axis=0)
-        low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
         means[name], resampled[name] = (mean_a, mean_b, sum(part[2] for part in parts)), draws
-        return Difference(name, mean_a, mean_b, mean_a - mean_b, float(low), float(high), means[name][2], num_pairs)
+        by_pair[name] = np.mean([by_pair[member] for member in members], axis=0)
+        low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+        bootstrap, over_seeds = (float(low), float(high)), _student(by_pair[name], confidence)
+        ends = [*bootstrap, *(over_seeds or ())]
+        return Difference(name, mean_a, mean_b, mean_a - mean_b, min(ends), max(ends), means[name][2], num_pairs,
+                          bootstrap, over_seeds)  # fmt: skip
 
     by_task = [combine(task, [task]) for task in tasks]
     columns = pairs[0][0].content["columns"]
@@ -113,16 +137,65 @@ def compare(
     return by_task, by_column
 
 
-def _evaluations(folder: Path, protocol: str) -> dict[str, _Evaluation]:
-    folders = [one for one in seed_folders(folder) if (one / results_name(protocol)).is_file()]
-    if not folders and (folder / results_name(protocol)).is_file():
+def _refuse_numbers(confidence: float, resamples: int, seed: int) -> None:
+    if not 0 < confidence < 1:
+        raise UserError(f"The confidence is {confidence}; it must be between 0 and 1, such as 0.95.")
+    if resamples < 1:
+        raise UserError(f"There are {resamples} resamples; at least 1 is needed, and some thousands are usual.")
+    if seed < 0:
+        raise UserError(f"The bootstrap's seed is {seed}; it must be at least 0.")
+
+
+def _student(differences: Float[np.ndarray, "pairs"], confidence: float) -> Interval | None:
+    """The interval that covers the mean over all seeds, if the pairs' differences are normal."""
+    number = len(differences)
+    if number < 2:
+        return None
+    half = stdtrit(number - 1, (1 + confidence) / 2) * differences.std(ddof=1) / math.sqrt(number)
+    return float(differences.mean() - half), float(differences.mean() + half)
+
+
+def _command(folder: Path, suite: str | None, protocol: str) -> str:
+    if suite is None or suite == "main":
+        given = ""
+    elif (CONFIGS / "evaluation" / f"{suite}.yaml").is_file():
+        given = f" --suite {suite}"
+    else:  # results know a suite's name, not where its file lies
+        given = " --tasks <the same>" if suite.startswith("tasks=") else f" --suite <the file of {suite}>"
+    given += "" if protocol == "corrected" else f" --protocol {protocol}"
+    return f"Evaluate again: python -m forgetting evaluate {folder}{given}"
+
+
+def _common_suite(a: Path, b: Path, protocol: str) -> str:
+    found = []
+    for folder in (a, b):
+        places = [*seed_folders(folder), folder]
+        suites = {suite for place in places for suite in suites_in(place, protocol)}
+        if not suites:
+            raise UserError(
+                f"There are no results (results.<suite>.json) of the protocol {protocol} in {folder}, nor in a "
+                f"seed-<n> folder of it. {_command(folder, None, protocol).replace(' again', '')}"
+            )
+        found.append(suites)
+    common = sorted(found[0] & found[1])
+    if not common:
+        ours, theirs = (", ".join(sorted(suites)) for suites in found)
+        raise UserError(f"{a} and {b} were evaluated on different suites: {ours} and {theirs}.")
+    if len(common) > 1:
+        raise UserError(f"{a} and {b} have results of several suites: give --suite {' or '.join(common)}.")
+    return common[0]
+
+
+def _evaluations(folder: Path, suite: str, protocol: str) -> dict[str, _Evaluation]:
+    name, again = results_name(suite, protocol), _command(folder, suite, protocol)
+    folders = [one for one in seed_folders(folder) if (one / name).is_file()]
+    if not folders and (folder / name).is_file():
         folders = [folder]
     if not folders:
         raise UserError(
-            f"There is no {results_name(protocol)} in {folder}, nor in a seed-<n> folder of it. Evaluate it first: "
-            f"python -m forgetting evaluate {folder} --protocol {protocol}"
+            f"There is no {name} in {folder}, nor in a seed-<n> folder of it. {again.replace(' again', '')}"
         )
-    return {one.name: _Evaluation(one, read_json(one / results_name(protocol))) for one in folders}
+    return {one.name: _Evaluation(one, one / name, read_results(one / name, again), again) for one in folders}
 
 
 def _pairs(

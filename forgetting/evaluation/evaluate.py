@@ -8,17 +8,11 @@ from typing import Any
 import torch
 
 from forgetting.errors import UserError
-from forgetting.evaluation.harness import bars_wanted, device_name, load_model, run_task, silence, task_identity
-from forgetting.evaluation.results import (
-    finished_tasks,
-    holds_records,
-    results_path,
-    samples_path,
-    versions,
-    write_partial,
-    write_records,
-    write_results,
-)
+from forgetting.evaluation.finished import finished_task, write_task
+from forgetting.evaluation.harness import bars_wanted, device_name, load_model, run_task, silence, usable_device
+from forgetting.evaluation.identity import settings, task_identity
+from forgetting.evaluation.naming import task_path
+from forgetting.evaluation.results import differences, earlier_results, results_path, write_results
 from forgetting.evaluation.suite import Suite
 from forgetting.evaluation.target import find_target
 from forgetting.evaluation.tasks import PreparedTask, prepare_tasks
@@ -46,45 +40,52 @@ def evaluate(
         wandb: Settings of Weights & Biases; None takes those of the run, if it has any.
 
     Returns:
-        What was written to `results.json`.
+        What was written to the results file.
 
     Raises:
         UserError: Something is missing (before the model is loaded), or a task failed (after everything was written).
     """
     start = time.perf_counter()
     quiet = quiet or not bars_wanted()
+    device = usable_device(device)
     target = find_target(name, revision)
-    if merge and target.adapter is None:
-        raise UserError(f"There is no adapter to merge in {name}; leave --merge out.")
+    if merge and (target.adapter is None or target.four_bit):
+        reason = "its base is in 4 bits, and merging would round" if target.four_bit else "it has no adapter"
+        raise UserError(f"{name} cannot be merged: {reason}. Leave --merge out.")
+    if target.four_bit and torch.device(device).type != "cuda":
+        raise UserError(
+            f"The run {name} was trained on a base in 4 bits (model.four_bit), which needs a CUDA device; this is "
+            f"{device}. On the base in 16 bits its numbers would be those of another model."
+        )
     load_configuration(target.base, target.revision)
     dtype = suite.dtype or target.dtype
     model_arguments = target.model_arguments(dtype)
+    description: dict[str, Any] = target.describe() | {"merged": merge, "four_bit": target.four_bit}
     with silence(quiet):
         prepared = prepare_tasks(suite, model_arguments)
-    description: dict[str, Any] = target.describe() | {"merged": merge}
     path = results_path(output or target.folder, suite)
-    adapter = description["adapter"] and description["adapter"]["hash"]
-    context = {"base": description["base"]["hash"], "adapter": adapter, "dtype": dtype, "merge": merge}
-    context |= {"versions": versions()}
-    earlier = {} if fresh else finished_tasks(path)
+    used = {one.name: settings(suite, one, description, model_arguments, device) for one in prepared}
+    identities = {one.name: task_identity(one, description, suite, used[one.name]) for one in prepared}
+    files = {task: task_path(path.parent, task, identity) for task, identity in identities.items()}
+    # Looked up before anything is run: processes that share the work must not disagree on what is left.
+    kept = {} if fresh else {n: finished_task(file, identities[n], whole_samples) for n, file in files.items()}
 
-    model = None
+    model, loaded = None, None
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0  # of the processes that share the work, the one that writes
     tasks: dict[str, Any] = {}
+    failures: dict[str, str] = {}
     for number, one in enumerate(prepared, start=1):
-        identity = task_identity(one, suite, context)
-        records_file = samples_path(path, suite.protocol, one.name)
         label = f"[{number}/{len(prepared)}] {one.name}"
-        if identity in earlier and holds_records(records_file, identity, whole_samples):
-            tasks[one.name] = earlier[identity]
+        if known := kept.get(one.name):
+            tasks[one.name] = known
             if first:
-                print(f"{label}: {_summary(one, tasks[one.name])} (kept)", flush=True)
+                print(f"{label}: {_summary(one, known)} (kept)", flush=True)
             continue
-        if model is None:
+        if model is None or loaded is None:
             with silence(quiet):
-                model = load_model(model_arguments, suite, device, merge)
+                model, loaded = load_model(model_arguments, suite, device, merge)
         try:
-            outcome = run_task(model, one, suite, quiet)
+            outcome = run_task(model, loaded, one, suite, used[one.name], quiet)
         except Exception as error:
             if model.world_size > 1:  # the other processes wait for this one: stop them all
                 raise
@@ -93,32 +94,54 @@ def evaluate(
         if outcome is None or not first:
             continue
         entry, records = outcome
-        tasks[one.name] = entry | {"identity": identity}
-        if entry["status"] == "ok":
-            write_records(records_file, identity, records, whole_samples)
-        write_partial(path, tasks)
+        entry = tasks[one.name] = entry | {"identity": identities[one.name]}
         print(f"{label}: {_summary(one, entry)}", flush=True)
+        if entry["status"] == "ok":
+            write_task(files[one.name], entry, records, whole_samples)
+        else:
+            failures[one.name] = entry["error"]
+            tasks[one.name] = finished_task(files[one.name], identities[one.name], whole=False) or entry
     if not first:
         return {}
-    settings = {
-        "dtype": dtype or "auto",
-        "batch_size": suite.batch_size,
-        "model_arguments": model_arguments,
-    }
-    content = write_results(path, description, suite, prepared, tasks, settings)
     if model is not None:
         append_cost(path.parent, time.perf_counter() - start, device_name(model))
+    before = earlier_results(path)
+    _refuse_to_lose(path, before, tasks, failures)
+    summary = {"dtype": dtype or "auto", "batch_size": suite.batch_size, "model_arguments": model_arguments}
+    content = write_results(path, description, suite, prepared, tasks, summary)
+    if before and (what := differences(before, content)):
+        print(f"{path} held another evaluation ({what}). It is replaced; its tasks are kept in {path.parent}/samples.")
     if wandb_options := wandb or wandb_settings(target.folder):
         log_table(wandb_options, path.parent, content)
     average = content["average"]
     print(f"average {average:.2f} → {path}" if average is not None else f"no average → {path}", flush=True)
-    failed = [one.name for one in prepared if tasks[one.name]["status"] != "ok"]
-    if failed:
+    if failures:
         raise UserError(
-            f"{len(failed)} of {len(prepared)} tasks failed: {', '.join(failed)} ({tasks[failed[0]]['error']}). "
-            f"The others are in {path}; the same command runs only the failed ones again."
+            f"{_failed(failures, tasks)}. The others are in {path}; the same command runs only the failed ones again."
         )
     return content
+
+
+def _refuse_to_lose(path: Path, before: dict[str, Any] | None, tasks: dict[str, Any], failures: dict[str, str]) -> None:
+    """A task that failed does not replace one that had been finished."""
+    lost = [
+        name
+        for name in failures
+        if before and tasks[name]["status"] != "ok" and before["tasks"].get(name, {}).get("status") == "ok"
+    ]
+    if lost:
+        raise UserError(
+            f"{_failed(failures, tasks)}. {path} holds an earlier evaluation, of other settings, model or data, that "
+            f"finished {', '.join(lost)}: it was left as it is. What was finished now is kept; the same command runs "
+            "only the failed ones again."
+        )
+
+
+def _failed(failures: dict[str, str], tasks: dict[str, Any]) -> str:
+    name, error = next(iter(failures.items()))
+    kept = [one for one in failures if tasks[one]["status"] == "ok"]
+    note = f"; what an earlier launch finished of {', '.join(kept)} stands" if kept else ""
+    return f"{len(failures)} of {len(tasks)} tasks failed: {', '.join(failures)} ({name}: {error}){note}"
 
 
 def _failure(prepared: PreparedTask, error: Exception) -> dict[str, Any]:

@@ -1,15 +1,11 @@
 """Running one task of the harness: model loaded once from paths, everything else fresh for each task."""
 
 import contextlib
-import inspect
 import io
 import logging
 import math
-import random
 import sys
 import time
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -18,35 +14,80 @@ import torch
 from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
 from lm_eval.evaluator import evaluate
-from lm_eval.utils import set_torch_seed
+from lm_eval.models.huggingface import HFLM
 
-from forgetting.artifacts import hash_content, hash_file
+from forgetting.artifacts import hash_content
 from forgetting.errors import UserError
+from forgetting.evaluation.draws import Draws, draws, put_back, seed_all
+from forgetting.evaluation.identity import task_configuration
 from forgetting.evaluation.suite import Suite
 from forgetting.evaluation.tasks import PreparedTask
 
 
-def load_model(model_arguments: dict[str, str], suite: Suite, device: str | None, merge: bool) -> LM:
+class FourBitModel(HFLM):
+    """A model quantized as it is loaded: transformers 5 takes no `load_in_4bit`, which the harness hands on."""
+
+    def __init__(self, bnb_4bit_quant_type: str, bnb_4bit_compute_dtype: str, **arguments: Any) -> None:
+        self._quantization = {
+            "quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": bnb_4bit_quant_type,
+            "bnb_4bit_compute_dtype": bnb_4bit_compute_dtype,
+        }  # fmt: skip
+        super().__init__(**arguments)
+
+    def _get_config(self, *arguments: Any, **options: Any) -> None:
+        super()._get_config(*arguments, **options)  # pyright: ignore[reportAttributeAccessIssue]
+        # By this the harness quantizes.
+        self.config.quantization_config = self._quantization  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def load_model(model_arguments: dict[str, Any], suite: Suite, device: str, merge: bool) -> tuple[LM, Draws]:
     """Let the harness load a model from paths; with several processes (`accelerate launch`) each loads its own.
 
     Args:
         model_arguments: The harness's `model_args`.
-        suite: For the batch size.
-        device: Such as `cuda:1` or `cpu`; None is the accelerator if there is one.
+        suite: For batch size and seed.
+        device: Such as `cuda:1` or `cpu`.
         merge: Add the adapter into the weights.
+
+    Returns:
+        The model, and where the random generators stand after it was loaded.
 
     Raises:
         UserError: It cannot be loaded.
     """
-    device = device or default_device()
     settings = {"batch_size": usable_batch_size(suite.batch_size, device), "device": device}
+    arguments = dict(model_arguments)
+    kind = FourBitModel if arguments.pop("load_in_4bit", False) else get_model("hf")
+    seed_all(suite.seed)
     try:
-        model = get_model("hf").create_from_arg_obj(dict(model_arguments), settings)
-    except (OSError, ValueError, RuntimeError) as error:
+        model = kind.create_from_arg_obj(arguments, settings)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise UserError(f"The harness could not load {model_arguments}: {error}") from error
+    state = draws()
     if merge:
         model._model = model._model.merge_and_unload()  # pyright: ignore[reportAttributeAccessIssue]
-    return model
+    return model, state
+
+
+def usable_device(device: str | None) -> str:
+    """`device`, or the accelerator if there is one; the harness itself would insist on CUDA.
+
+    Raises:
+        UserError: It is no device, or not of this machine.
+    """
+    if device is None:
+        return default_device()
+    try:
+        asked = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"--device {device} is no device; cpu, mps, cuda or cuda:<n> was expected.") from None
+    if asked.type == "cpu" or (asked.type == "mps" and torch.backends.mps.is_available()):
+        return device
+    count = torch.cuda.device_count() if asked.type == "cuda" and torch.cuda.is_available() else 0
+    if (asked.index or 0) >= count:
+        known = ["cpu", *(["mps"] if torch.backends.mps.is_available() else []), *(f"cuda:{n}" for n in range(count))]
+        raise UserError(f"--device {device} is not on this machine. It has: {', '.join(known)}.")
+    return device
 
 
 def default_device() -> str:
@@ -61,63 +102,29 @@ def usable_batch_size(batch_size: int | str, device: str) -> int | str:
     return 8 if str(batch_size).startswith("auto") and device == "cpu" else batch_size
 
 
-def task_identity(prepared: PreparedTask, suite: Suite, context: dict[str, Any]) -> str:
-    """A hash of everything that a task's numbers depend on: by it a finished task is known again."""
-    return hash_content(
-        {
-            "context": context,
-            "configuration": task_configuration(prepared),
-            "data": prepared.data["hash"],
-            "limit": prepared.limit,
-            "filter": prepared.filter,
-            "seed": suite.seed,
-            "batch_size": str(prepared.settings.batch_size or suite.batch_size),
-        }
-    )
-
-
-def task_configuration(prepared: PreparedTask) -> dict[str, Any]:
-    """The task's configuration without what only says where it came from; functions by name and source file."""
-    configuration = asdict(prepared.task.config)
-    for key in ("metadata", "dataset_kwargs"):
-        configuration.pop(key)
-    return {key: _by_content(value) for key, value in configuration.items()}
-
-
-def _by_content(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _by_content(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_by_content(one) for one in value]
-    if callable(value):
-        file = inspect.getsourcefile(inspect.unwrap(value)) if inspect.isfunction(value) else None
-        return [getattr(value, "__qualname__", str(type(value))), hash_file(Path(file)) if file else None]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
-
-
 def run_task(
-    model: LM, prepared: PreparedTask, suite: Suite, quiet: bool
+    model: LM, loaded: Draws, prepared: PreparedTask, suite: Suite, settings: dict[str, Any], quiet: bool
 ) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
     """Run one task as a launch of its own would: seeds, batch sizes and requests start afresh.
 
     Args:
         model: Of `load_model`.
+        loaded: Of `load_model`.
         prepared: The task.
         suite: For seed and batch size.
+        settings: What to say of them in the entry.
         quiet: Hide the harness's progress bars.
 
     Returns:
-        The task's entry in `results.json` and its documents' records; None in all processes but the first.
+        The task's entry in the results file and its documents' records; None in all processes but the first.
     """
     start = time.perf_counter()
-    random.seed(suite.seed)
-    np.random.seed(suite.seed)
-    set_torch_seed(suite.seed)
+    put_back(prepared.draws, loaded)
     prepared.task.set_fewshot_seed(suite.seed)
     _set_batch_size(model, prepared.settings.batch_size or suite.batch_size)
-    loaded: Any = {"tasks": {prepared.name: prepared.task}}
+    tasks: Any = {"tasks": {prepared.name: prepared.task}}
     with silence(quiet):
-        output = evaluate(model, loaded, limit=prepared.limit, log_samples=True)
+        output = evaluate(model, tasks, limit=prepared.limit, log_samples=True)
     if output is None:
         return None
     content: dict[str, Any] = dict(output)
@@ -131,6 +138,7 @@ def run_task(
         "version": content["versions"].get(prepared.name),
         "config_hash": hash_content(task_configuration(prepared)),
         "data": prepared.data,
+        "settings": settings,
         "metric": prepared.metric,
         "device": device_name(model),
         "seconds": round(time.perf_counter() - start, 3),

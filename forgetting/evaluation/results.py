@@ -1,38 +1,24 @@
-"""`results.json`: its place, what was finished before, and the columns from the tasks."""
+"""The results file of a suite: its columns from the tasks, and what an earlier one holds."""
 
-import json
 import math
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from forgetting.artifacts import complete_or_absent, read_json, write_json
-from forgetting.evaluation.suite import Suite
-from forgetting.evaluation.tasks import PreparedTask
+from forgetting.artifacts import read_json, write_json
+from forgetting.errors import UserError
+from forgetting.evaluation.naming import results_name
+
+if TYPE_CHECKING:
+    from forgetting.evaluation.suite import Suite
+    from forgetting.evaluation.tasks import PreparedTask
 
 FORMAT = 1
 
 
-def results_path(folder: Path, suite: Suite) -> Path:
+def results_path(folder: Path, suite: "Suite") -> Path:
     """Where the results of a suite are; those of a trial never stand in for it. A `.json` file is taken as it is."""
-    return folder if folder.suffix == ".json" else folder / results_name(suite.protocol, suite.trial)
-
-
-def results_name(protocol: str, trial: bool = False) -> str:
-    """The file's name: `results[.<protocol>][.trial].json`."""
-    parts = ["results", *([] if protocol == "corrected" else [protocol]), *(["trial"] if trial else [])]
-    return ".".join([*parts, "json"])
-
-
-def partial_path(path: Path) -> Path:
-    """Where the tasks that are finished are kept while others still run."""
-    return path.with_name(f".{path.stem}.partial.json")
-
-
-def samples_path(path: Path, protocol: str, task: str) -> Path:
-    """Where the records of a task's documents are, beside the results in `path`."""
-    folder = "samples" if path.name == results_name(protocol) else f"{path.stem}.samples"
-    return path.parent / folder / protocol / f"{task}.jsonl"
+    return folder if folder.suffix == ".json" else folder / results_name(suite.name, suite.protocol, suite.trial)
 
 
 def versions() -> dict[str, str]:
@@ -40,53 +26,38 @@ def versions() -> dict[str, str]:
     return {package: version(package) for package in ("lm_eval", "torch", "transformers", "peft", "datasets")}
 
 
-def finished_tasks(path: Path) -> dict[str, dict[str, Any]]:
-    """The entries of earlier launches by the hash of what they depend on; those that failed are not among them."""
-    entries: dict[str, dict[str, Any]] = {}
-    for file in (path, partial_path(path)):
-        if file.is_file():
-            for entry in read_json(file).get("tasks", {}).values():
-                if entry.get("status") == "ok" and "identity" in entry:
-                    entries[entry["identity"]] = entry
-    return entries
+def read_results(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a results file.
 
-
-def write_records(path: Path, identity: str, records: list[dict[str, Any]], whole: bool) -> None:
-    """One line a document: its score, target and answer; with `whole` the document and the prompt, too.
-
-    `identity` says which entry of `results.json` the records belong to.
+    Raises:
+        UserError: It is missing, damaged, or not as `write_results` writes it.
     """
-    with complete_or_absent(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for record in records:
-            kept = record if whole else {key: record[key] for key in record if key not in ("doc", "prompt")}
-            file.write(json.dumps({"identity": identity[:12], **kept}, ensure_ascii=False, default=_plain) + "\n")
+    content = read_json(path, dict, ("format", "suite", "protocol", "target", "columns", "tasks"), remedy)
+    columns, tasks = content["columns"], content["tasks"]
+    sound = (
+        content["format"] == FORMAT
+        and all(isinstance(content[key], dict) for key in ("target", "columns", "tasks"))
+        and all(isinstance(one, dict) and isinstance(one.get("tasks"), list) for one in columns.values())
+        and all(isinstance(one, dict) and {"status", "identity", "metric"} <= set(one) for one in tasks.values())
+    )
+    if not sound:
+        raise UserError(f"{path} is not as `evaluate` writes it: it is damaged, or of another version. {remedy}")
+    return content
 
 
-def holds_records(path: Path, identity: str, whole: bool) -> bool:
-    """Whether a file holds the records of the entry with this identity, with documents and prompts if `whole`."""
-    if not path.is_file():
-        return False
-    with path.open(encoding="utf-8") as file:
-        record = json.loads(file.readline())
-    return record["identity"] == identity[:12] and (not whole or "prompt" in record)
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a task's documents, in the order of the documents."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
-def write_partial(path: Path, tasks: dict[str, Any]) -> None:
-    """Keep what is finished."""
-    write_json(partial_path(path), {"format": FORMAT, "tasks": tasks})
+def earlier_results(path: Path) -> dict[str, Any] | None:
+    """What a results file holds before it is written anew; None where there is none, or a damaged one."""
+    try:
+        return read_results(path, "")
+    except UserError:  # its tasks are kept in files of their own: writing it anew loses nothing
+        return None
 
 
 def write_results(
-    path: Path, target: dict[str, Any], suite: Suite, prepared: list[PreparedTask], tasks: dict[str, Any],
+    path: Path, target: dict[str, Any], suite: "Suite", prepared: "list[PreparedTask]", tasks: dict[str, Any],
     settings: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """Put the columns together and write `results.json`.
+    """Put the columns together and write the results file.
 
     Args:
         path: Of the file.
@@ -116,11 +87,34 @@ def write_results(
         "seconds": round(math.fsum(entry.get("seconds", 0) for entry in tasks.values()), 3),
     }
     write_json(path, content)
-    partial_path(path).unlink(missing_ok=True)
     return content
 
 
-def _column(name: str, prepared: list[PreparedTask], tasks: dict[str, Any]) -> dict[str, Any]:
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """In what two results of one suite differ, as far as their numbers depend on it; empty where they do not.
+
+    Tasks that only one of them finished are no difference.
+    """
+    tasks = before["tasks"]
+    changed = [
+        name for name, entry in now["tasks"].items()
+        if name in tasks and tasks[name]["status"] == "ok" and tasks[name]["identity"] != entry["identity"]
+    ]  # fmt: skip
+    sides = [
+        {key: content.get(key) for key in ("dtype", "batch_size", "seed")} | _hashes(content["target"])
+        for content in (before, now)
+    ]
+    found = [f"{key} {was} → {sides[1][key]}" for key, was in sides[0].items() if was != sides[1][key]]
+    return (", ".join(found) or f"another {changed[0]}") if changed else ""
+
+
+def _hashes(target: dict[str, Any]) -> dict[str, Any]:
+    found = {key: target.get(key) for key in ("base", "adapter")}
+    short = {key: str(one.get("hash"))[:12] if isinstance(one, dict) else one for key, one in found.items()}
+    return {**short, "merged": target.get("merged")}
+
+
+def _column(name: str, prepared: "list[PreparedTask]", tasks: dict[str, Any]) -> dict[str, Any]:
     """The mean over a column's tasks, in percent. It has no value when one of them failed."""
     mine = [one for one in prepared if one.column == name]
     entries = [tasks[one.name] for one in mine]
@@ -133,8 +127,3 @@ def _column(name: str, prepared: list[PreparedTask], tasks: dict[str, Any]) -> d
         "tasks": [one.name for one in mine],
         "metric": mine[0].metric,
     }
-
-
-def _plain(value: Any) -> Any:
-    """NumPy numbers and arrays as JSON knows them."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -12,6 +12,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from forgetting.errors import UserError
+from forgetting.evaluation.naming import refuse_name
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 PROTOCOLS = ("corrected", "published", "token_stop")
@@ -189,8 +190,14 @@ def check_suite(suite: Suite, origin: str) -> None:
     """Refuse a suite that cannot be evaluated.
 
     Raises:
-        UserError: A column without a task, a share, count or batch size outside its range, or a task in two columns.
+        UserError: A name that files cannot have, a column without a task, a share, count, seed or batch size outside
+            its range, or a task in two columns.
     """
+    refuse_name(suite.name, origin)
+    if not 0 <= suite.seed < 2**32:
+        raise UserError(f"{origin}: the seed is {suite.seed}; it must be in [0, 2³²), as NumPy's generator wants it.")
+    if not suite.columns:
+        raise UserError(f"{origin}: the suite {suite.name} has no task.")
     for size in (suite.batch_size, *(column.batch_size for column in suite.columns.values())):
         if size is not None and not re.fullmatch(r"[1-9]\d*|auto(:\d+(\.\d+)?)?", str(size)):
             raise UserError(f"{origin}: the batch size is {size}; a number, auto or auto:N was expected.")
@@ -202,6 +209,8 @@ def check_suite(suite: Suite, origin: str) -> None:
             raise UserError(f"{origin}: the column {name} has share {column.share}; it must be in (0, 1].")
         if column.documents is not None and column.documents < 1:
             raise UserError(f"{origin}: the column {name} has documents {column.documents}; it must be at least 1.")
+        if column.shots is not None and column.shots < 0:
+            raise UserError(f"{origin}: the column {name} has shots {column.shots}; it must be at least 0.")
         for task in column.tasks:
             if task in owner:
                 raise UserError(f"{origin}: the task {task} is in the columns {owner[task]} and {name}; put it in one.")

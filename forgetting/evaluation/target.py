@@ -4,10 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from forgetting.artifacts import hash_content, hash_file, read_json
 from forgetting.errors import UserError
+from forgetting.evaluation.naming import base_folder, is_folder_name
+from forgetting.run import read_yaml, seed_folders
+
+ROOT = Path("runs")
+"""Where results of models that are no runs go, in `base/`."""
+
+WEIGHTS = "adapter_model.safetensors"
+SETTINGS = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.tiktoken",
+    "chat_template*", "additional_chat_templates/*", "generation_config.json",
+)  # fmt: skip
+"""Files of a model folder that change its prompts or its answers, beside configuration and weights."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,8 @@ class Target:
         dtype: The dtype that a run was trained in; None where nothing says it.
         adapter: PEFT folder.
         folder: Where results go unless told otherwise.
+        four_bit: Whether a run was trained on a base quantized to NF4.
+        provenance: The run's `provenance.json`, if it has one.
     """
 
     kind: Literal["run", "folder", "hub"]
@@ -31,32 +43,62 @@ class Target:
     dtype: str | None
     adapter: Path | None
     folder: Path
+    four_bit: bool = False
+    provenance: Path | None = None
 
-    def model_arguments(self, dtype: str | None) -> dict[str, str]:
-        """The harness's `model_args`: only paths and names, so that its data parallelism works."""
-        arguments = {"pretrained": self.base}
+    def model_arguments(self, dtype: str | None) -> dict[str, Any]:
+        """The harness's `model_args`: only paths, names and flags, so that its data parallelism works."""
+        arguments: dict[str, Any] = {"pretrained": self.base}
         if self.revision is not None:
             arguments["revision"] = self.revision
         if dtype is not None:
             arguments["dtype"] = dtype
         if self.adapter is not None:
             arguments["peft"] = str(self.adapter)
+        if self.four_bit:
+            compute = dtype if dtype not in (None, "auto") else "bfloat16"
+            arguments |= {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": compute}
         return arguments
 
     def describe(self) -> dict[str, Any]:
-        """The target with the hashes of what will be loaded, for `results.json`.
+        """The target with the hashes of what will be loaded, for the results file.
 
         Raises:
-            UserError: The base model cannot be found.
+            UserError: The base model cannot be found, or is not the one that the run was trained on.
         """
+        from forgetting.model.adapter_folder import adapter_hash, refuse_damaged_adapter
         from forgetting.model.backbone import backbone_identity
 
+        base = {**backbone_identity(self.base, self.revision), "settings": _settings_hash(self.base)}
+        self._refuse_another_base(base)
         adapter = None
         if self.adapter is not None:
-            files = sorted(file for file in self.adapter.iterdir() if file.suffix in (".json", ".safetensors"))
-            adapter = {"path": str(self.adapter), "hash": hash_content([[f.name, hash_file(f)] for f in files])}
-        base = backbone_identity(self.base, self.revision)
+            refuse_damaged_adapter(self.adapter)
+            adapter = {"path": str(self.adapter), "hash": adapter_hash(self.adapter)}
         return {"kind": self.kind, "name": self.name, "base": base, "adapter": adapter}
+
+    def _refuse_another_base(self, base: dict[str, Any]) -> None:
+        """An adapter belongs to the weights that it was trained on: on others its numbers mean nothing."""
+        if self.provenance is None:
+            return
+        remedy = f"Move {self.provenance.parent} away and run its `fit` again."
+        inputs = read_json(self.provenance, dict, ("inputs",), remedy)["inputs"]
+        trained = inputs.get("base") if isinstance(inputs, dict) else None
+        if not isinstance(trained, dict) or not {"name", "hash"} <= set(trained):
+            raise UserError(f"{self.provenance} does not say which base the run was trained on. {remedy}")
+        if trained["hash"] != base["hash"]:
+            raise UserError(
+                f"The run {self.name} was trained on the base {trained['name']} with the hash {trained['hash']}, and "
+                f"{base['name']} now has the hash {base['hash']}: the base was replaced since. Put the old one back, "
+                f"or train the run again."
+            )
+
+
+def target_names(name: str) -> list[str]:
+    """`name` itself, or the runs in it where it is an experiment's folder, in the order of their seeds."""
+    folder = Path(name).expanduser()
+    is_model = (folder / "config.json").is_file() or (folder / "fit.yaml").is_file() or _adapter_in(folder) is not None
+    return ([] if is_model else [str(run) for run in seed_folders(folder)]) or [name]
 
 
 def find_target(name: str, revision: str | None = None) -> Target:
@@ -71,49 +113,67 @@ def find_target(name: str, revision: str | None = None) -> Target:
     """
     path = Path(name).expanduser()
     if not path.exists():
-        if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.split("/")[0] in ("runs", "worlds"):
+        if is_folder_name(name):
             raise UserError(
-                f"There is no folder {name}. Give a run folder (runs/<experiment>/seed-<n>), a model folder, or a hub "
-                "id such as meta-llama/Llama-3.2-1B."
+                f"There is no folder {name}. Give a run folder (runs/<experiment>/seed-<n>), an experiment's folder, a "
+                "model folder, or a hub id such as meta-llama/Llama-3.2-1B."
             )
-        return Target("hub", name, name, revision, None, None, _base_folder(name))
+        return Target("hub", name, name, revision, None, None, ROOT / base_folder(name))
+    if revision is not None:
+        raise UserError(f"--revision is only for a model on the hub; {name} is here.")
     if not path.is_dir():
         raise UserError(f"{name} is a file; a run folder, a model folder or a hub id was expected.")
-    for adapter in (path / "adapter", path):
-        if (adapter / "adapter_config.json").is_file():
-            return _run(name, path, adapter)
+    if adapter := _adapter_in(path):
+        return _run(name, path, adapter)
     if (path / "config.json").is_file():
-        return Target("folder", name, str(path), None, None, None, _base_folder(name))
+        return Target("folder", name, str(path), None, None, None, ROOT / base_folder(name))
     if (path / "fit.yaml").is_file():
         raise UserError(
             f"The run {name} has no adapter: it was not finished. Finish it with "
             f"`python -m forgetting fit --config {path / 'fit.yaml'}`."
         )
     raise UserError(
-        f"The folder {name} holds neither adapter/adapter_config.json (a run) nor config.json (a model): "
-        "there is nothing to evaluate."
+        f"The folder {name} holds neither adapter/adapter_config.json (a run), nor seed-<n> (an experiment's runs), "
+        "nor config.json (a model): there is nothing to evaluate."
     )
 
 
+def _adapter_in(path: Path) -> Path | None:
+    return next((one for one in (path / "adapter", path) if (one / "adapter_config.json").is_file()), None)
+
+
 def _run(name: str, path: Path, adapter: Path) -> Target:
-    weights = adapter / "adapter_model.safetensors"
+    if adapter == path and path.name == "adapter" and (path.parent / "fit.yaml").is_file():
+        path = path.parent  # a run's adapter is the run
+    weights = adapter / WEIGHTS
     if not weights.is_file():
         raise UserError(f"The adapter {adapter} has no {weights.name}: the run was not finished. Run its `fit` again.")
-    configuration = read_json(adapter / "adapter_config.json")
-    base = configuration.get("base_model_name_or_path")
-    if not base:
-        raise UserError(f"{adapter / 'adapter_config.json'} does not name its base model (base_model_name_or_path).")
-    fit = path / "fit.yaml"
-    model = (yaml.safe_load(fit.read_text(encoding="utf-8")) or {}).get("model", {}) if fit.is_file() else {}
+    file = adapter / "adapter_config.json"
+    configuration = read_json(file, dict, remedy="Put the adapter's own back, or train it again.")
+    base, revision = configuration.get("base_model_name_or_path"), configuration.get("revision")
+    if not isinstance(base, str) or not base or not isinstance(revision, str | None):
+        raise UserError(f"{file} does not name its base model (base_model_name_or_path) and, if any, its revision.")
+    fit, provenance = path / "fit.yaml", path / "provenance.json"
+    model = (read_yaml(fit) if fit.is_file() else {}).get("model") or {}
+    if not isinstance(model, dict):
+        raise UserError(f"{fit}: `model` is no mapping: the file is damaged. Move {path} away and run its `fit` again.")
     local = Path(base).expanduser()
-    if not local.exists() and (base.startswith((".", "/", "~")) or base.count("/") > 1):
+    if not local.exists() and is_folder_name(base):
         raise UserError(
             f"The adapter {adapter} was trained on the model folder {base}, which is not there (looked from "
             f"{Path.cwd()}). Put the folder back, or change base_model_name_or_path in adapter_config.json."
         )
-    revision = None if local.exists() else model.get("revision") or configuration.get("revision")
-    return Target("run", name, base, revision, model.get("dtype"), adapter, path)
+    return Target(
+        "run", name, str(local) if local.exists() else base,
+        None if local.exists() else model.get("revision") or revision, model.get("dtype"), adapter, path,
+        bool(model.get("four_bit")), provenance if provenance.is_file() else None,
+    )  # fmt: skip
 
 
-def _base_folder(name: str) -> Path:
-    return Path("runs/base") / name.removeprefix("./").strip("/").replace("/", "--")
+def _settings_hash(base: str) -> str | None:
+    """Hash of a folder's tokenizer, chat templates and generation settings; a hub model's commit covers its own."""
+    folder = Path(base)
+    if not folder.is_dir():
+        return None
+    files = sorted({file for pattern in SETTINGS for file in folder.glob(pattern) if file.is_file()})
+    return hash_content([[file.relative_to(folder).as_posix(), hash_file(file)] for file in files])

@@ -14,6 +14,7 @@ from lm_eval.tasks import TaskManager
 
 from forgetting.artifacts import hash_content
 from forgetting.errors import UserError
+from forgetting.evaluation.draws import Draws, draws, seed_all
 from forgetting.evaluation.suite import Column, Suite
 
 OWN_TASKS = "evaluation/tasks"
@@ -33,7 +34,9 @@ class PreparedTask:
         num_documents: How many documents there are.
         metric: The metric that fills the column.
         filter: The filter whose output is scored.
-        data: Where the documents came from: path, revision, and their hash.
+        data: Where the documents came from: path, revision, their hash, and that of the documents that demonstrations
+            are drawn from, if there are any.
+        draws: Where the random generators stood when it was loaded.
     """
 
     name: str
@@ -45,9 +48,10 @@ class PreparedTask:
     metric: str
     filter: str
     data: dict[str, Any]
+    draws: Draws
 
 
-def prepare_tasks(suite: Suite, model_arguments: dict[str, str]) -> list[PreparedTask]:
+def prepare_tasks(suite: Suite, model_arguments: dict[str, Any]) -> list[PreparedTask]:
     """Load every task of a suite with its data, in the suite's order.
 
     Args:
@@ -71,11 +75,11 @@ def prepare_tasks(suite: Suite, model_arguments: dict[str, str]) -> list[Prepare
         prepared
         for column_name, column in suite.columns.items()
         for name in column.tasks
-        for prepared in _prepare(manager, name, column_name, column, suite.files_of(name))
+        for prepared in _prepare(manager, name, column_name, column, suite.files_of(name), suite.seed)
     ]
 
 
-def _manager(names: list[str], include_path: list[str], metadata: dict[str, str]) -> TaskManager:
+def _manager(names: list[str], include_path: list[str], metadata: dict[str, Any]) -> TaskManager:
     """The harness's index; that of its own 15,000 task files takes seconds, so only when one of them is needed."""
     from forgetting.paths import CONFIGS
 
@@ -89,21 +93,24 @@ def _manager(names: list[str], include_path: list[str], metadata: dict[str, str]
 
 
 @cache
-def _whole_manager(folders: tuple[str, ...], metadata: tuple[tuple[str, str], ...]) -> TaskManager:
+def _whole_manager(folders: tuple[str, ...], metadata: tuple[tuple[str, Any], ...]) -> TaskManager:
     return TaskManager(include_path=list(folders), metadata=dict(metadata))  # pyright: ignore[reportArgumentType]
 
 
 def _prepare(
-    manager: TaskManager, name: str, column_name: str, column: Column, data_files: dict[str, list[str]] | None
-) -> list[PreparedTask]:
+    manager: TaskManager, name: str, column_name: str, column: Column, data_files: dict[str, list[str]] | None,
+    seed: int,
+) -> list[PreparedTask]:  # fmt: skip
     if name == "ifeval" or name.startswith("ifeval_"):
         _require_ifeval()
     overrides = {} if data_files is None else local_data(manager, name, column, data_files)
     spec: Any = {"group": f"local_{name}", "task": [{"task": name, **overrides}]} if overrides else name
+    seed_all(seed)
     try:
         loaded = manager.load([spec])["tasks"]
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, DatasetsError) as error:
         raise UserError(_loading_failed(name, error)) from error
+    state = draws()
     prepared = []
     for task_name, task in loaded.items():
         assert isinstance(task, ConfigurableTask)
@@ -126,7 +133,7 @@ def _prepare(
             PreparedTask(
                 name=task_name, column=column_name, settings=column, task=task, limit=column.limit(len(documents)),
                 num_documents=len(documents), metric=metric, filter=column.filter or filters[0],
-                data=_origin(task, documents),
+                data=_origin(task, documents), draws=state,
             )
         )  # fmt: skip
     return prepared
@@ -187,6 +194,7 @@ def local_data(manager: TaskManager, name: str, column: Column, data_files: dict
 def _origin(task: ConfigurableTask, documents: Any) -> dict[str, Any]:
     """Where the documents came from, with the commit that the hub answered with."""
     split = task.config.test_split or task.config.validation_split
+    shots = task.get_config("num_fewshot")
     checksums = getattr(getattr(task.dataset.get(split), "info", None), "download_checksums", None) or {}
     commits = sorted({match for url in checksums for match in re.findall(r"hf://datasets/[^@]+@([0-9a-f]{40})/", url)})
     return {
@@ -195,6 +203,7 @@ def _origin(task: ConfigurableTask, documents: Any) -> dict[str, Any]:
         "split": split,
         "revision": commits[0] if commits else None,
         "hash": hash_content([str(document) for document in documents]),
+        "demonstrations": hash_content([str(document) for document in task.sampler.df]) if shots else None,
     }
 
 

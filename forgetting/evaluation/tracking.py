@@ -9,19 +9,17 @@ from typing import Any
 import torch
 import yaml
 
-from forgetting.artifacts import read_json, write_json
+from forgetting.cost import record_cost
 
 
 def append_cost(folder: Path, seconds: float, device: str | None) -> None:
     """Add this launch to the folder's `cost.json`."""
-    path = folder / "cost.json"
-    costs = read_json(path, list) if path.is_file() else []
     if torch.cuda.is_available():
         memory = torch.cuda.max_memory_allocated()
     else:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     cost = {"stage": "evaluate", "seconds": round(seconds, 3), "device": device, "tokens": None}
-    write_json(path, [*costs, cost | {"peak_memory_bytes": memory}])
+    record_cost(folder, cost | {"peak_memory_bytes": memory}, replace=False)
 
 
 def wandb_settings(run: Path) -> dict[str, Any] | None:
@@ -39,7 +37,7 @@ def log_table(settings: dict[str, Any], folder: Path, content: dict[str, Any]) -
     Args:
         settings: `project`, `entity`, `group`, `tags`, `mode` and what else `wandb.init` takes.
         folder: Where its files go.
-        content: Of `results.json`.
+        content: Of the results file.
     """
     import wandb
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from forgetting.artifacts import read_json
 from forgetting.cli import build_cli, main
 from forgetting.errors import UserError
+from forgetting.evaluation.naming import results_name
 from forgetting.lab.comparison import AVERAGE, BASE, ROWS, Outcome, Row, Scores
 from forgetting.lab.pretraining import one_thread
 from forgetting.lab.quality import Detection, detection, known_noise
@@ -19,6 +20,7 @@ from forgetting.training.data import ForgettingData
 from forgetting.training.pipeline_cli import PipelineCLI
 
 REFERENCE = "reference"
+SUITE = "lab"
 POSITIVE_FRACTION = 0.7  # of Forgetting
 
 
@@ -86,7 +88,7 @@ class Laboratory:
             main(
                 ["evaluate", str(target), "--suite", str(suite), "--output", str(output), "--device", "cpu", "--quiet"]
             )
-        content = read_json(output / "results.json")
+        content = read_json(output / results_name(SUITE, "corrected"))
         columns = {name: column["value"] for name, column in content["columns"].items()}
         return {**columns, AVERAGE: content["average"]}
 

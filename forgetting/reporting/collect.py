@@ -267,7 +267,7 @@ class _Gathering:
             assert isinstance(line.row.origin, Runs), "specifications compare runs"
             folders.append(self.runs.experiment(line.row.origin.experiment))
         try:
-            _, differences = compare(folders[0], folders[1], self.runs.protocol)
+            _, differences = compare(folders[0], folders[1], self.runs.protocol, suite=self.spec.suite)
         except UserError as error:
             self.problems.append(f"No interval for {first.row.name} − {second.row.name}: {error}")
             return None

@@ -7,6 +7,7 @@ from typing import Any
 
 from forgetting.artifacts import read_json
 from forgetting.errors import UserError
+from forgetting.evaluation.naming import base_folder, results_name
 from forgetting.reporting.spec import TableSpec
 from forgetting.run import seed_folders
 
@@ -33,16 +34,11 @@ class RunFolders:
 
     def backbone(self, target: str) -> Path:
         """The folder of the evaluation of a model itself."""
-        return self.root / "base" / target.removeprefix("./").strip("/").replace("/", "--")
+        return self.root / base_folder(target)
 
     def seeds(self, name: str) -> list[Path]:
         """Seed folders of an experiment that are there, in the order of their numbers."""
         return seed_folders(self.experiment(name))
-
-    @property
-    def results_name(self) -> str:
-        """File name of results under the protocol."""
-        return "results.json" if self.protocol == "corrected" else f"results.{self.protocol}.json"
 
     def result(self, folder: Path, spec: TableSpec) -> dict[str, Any] | None:
         """The result of a folder for a table, with its `path`; None where it was not evaluated.
@@ -50,7 +46,9 @@ class RunFolders:
         Raises:
             UserError: The result is of another suite than the table's, or not as `evaluate` writes it.
         """
-        path = folder / self.results_name
+        if spec.suite is None:
+            raise UserError(f"The table {spec.name} shows results and names no suite: give it `suite:`.")
+        path = folder / results_name(spec.suite, self.protocol)
         if not path.is_file():
             return None
         again = f"Evaluate again: python -m forgetting evaluate {folder} --suite {spec.suite_argument}"
