@@ -185,6 +185,8 @@ def preflight(trainer: lightning.Trainer, module: FineTuner) -> str:
     if data.sides is not None:
         ranked = "sequences" if data.selection.granularity == "sequence" else "response tokens"
         lines.append(f"{data.sides.num_positive:,} {ranked} positive, {data.sides.num_negative:,} negative")
+        if not data.sides.num_negative:
+            lines.append("Nothing is negative: the negative term is 0 at every step, whatever λ.")
     loader: Any = data.train_dataloader()
     steps = list(islice(loader.sampler, LOOK_AHEAD))
     if steps:  # none are left where only the adapter is still to be written
