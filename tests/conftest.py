@@ -7,6 +7,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="forgetting-tests-")  # of remembered hashes
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,28 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_backbone(tmp_path_factory.mktemp("backbone") / "llama")
+
+
+@pytest.fixture(scope="session")
+def scored_experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the small experiment, its trained reference and its scores. Tests take a copy: `work`."""
+    from small_experiment import REFERENCE, write_experiments
+
+    from forgetting.cli import main
+
+    folder = tmp_path_factory.mktemp("scored")
+    write_experiments(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main(["fit", "--config", REFERENCE])
+        main(["score", "--config", REFERENCE])
+    return folder
+
+
+@pytest.fixture
+def scored_work(scored_experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the scored experiment, to be in and to change."""
+    folder = tmp_path / "work"
+    shutil.copytree(scored_experiment, folder)
+    monkeypatch.chdir(folder)
+    return folder

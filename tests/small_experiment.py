@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lightning
-from conftest import write_backbone
 from lightning.pytorch.callbacks import Callback
 
 from forgetting.cli import main
@@ -49,6 +48,8 @@ STEPS = 14  # two epochs of 40 sequences, 6 a step
 
 def write_experiments(folder: Path) -> None:
     """A backbone, a source, a reference and a method."""
+    from conftest import write_backbone
+
     write_backbone(folder / "backbone")
     rows = [
         {"question": f"What is {i} plus {i % 7}?", "answer": f"It is {i + i % 7}" + "." * (i % 11)} for i in range(80)
@@ -66,7 +67,8 @@ class SignalAt(Callback):
         number: The signal.
         step: Optimiser steps done.
         rank: The rank that gets it.
-        on: `step` (before its checkpoint), `next` (after it, and after its validation), `validation` or `predict`.
+        on: `step` (before its checkpoint), `next` (after it, and after its validation), `end` (of training),
+            `validation` or `predict`.
     """
 
     def __init__(self, number: int = 9, step: int = 0, rank: int = 0, on: str = "step") -> None:
@@ -83,6 +85,9 @@ class SignalAt(Callback):
     def on_train_batch_start(self, trainer, *args, **kwargs) -> None:
         if trainer.global_step == self.step:
             self._send(trainer, "next")
+
+    def on_train_end(self, trainer, *args, **kwargs) -> None:
+        self._send(trainer, "end")
 
     def on_validation_batch_end(self, trainer, *args, **kwargs) -> None:
         self._send(trainer, "validation")

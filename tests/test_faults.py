@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_experiment import METHOD, REFERENCE, RUN, adapter_bytes, in_process, signal_at, write_experiments
+from small_experiment import METHOD, REFERENCE, RUN, adapter_bytes, in_process, signal_at
 
 from forgetting.cli import main
 from forgetting.errors import UserError
@@ -20,23 +20,9 @@ FIT = ["fit", "--config", METHOD]
 REFERENCE_RUN = Path("runs/tiny/reference/seed-0")
 
 
-@pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scored")
-    write_experiments(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        main(["fit", "--config", REFERENCE])
-        main(["score", "--config", REFERENCE])
-    return folder
-
-
 @pytest.fixture
-def work(scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "work"
-    shutil.copytree(scored, folder)
-    monkeypatch.chdir(folder)
-    return folder
+def work(scored_work: Path) -> Path:
+    return scored_work
 
 
 def test_a_second_fit_in_the_same_folder_is_refused_and_the_first_goes_on(work):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from small_experiment import METHOD, REFERENCE, RUN, STEPS, adapter_bytes, in_process, metrics, signal_at
-from small_experiment import write_experiments as write
 
 from forgetting.cli import main
 from forgetting.errors import UserError
@@ -23,23 +22,9 @@ SHARDED = ["--trainer.devices=2", "--trainer.strategy=sharded"]
 LAUNCHERS = ("SLURM_", "MASTER_", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE", "TORCHELASTIC", "GROUP_")
 
 
-@pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scored")
-    write(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        main(["fit", "--config", REFERENCE])
-        main(["score", "--config", REFERENCE])
-    return folder
-
-
 @pytest.fixture
-def work(scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "work"
-    shutil.copytree(scored, folder)
-    monkeypatch.chdir(folder)
-    return folder
+def work(scored_work: Path) -> Path:
+    return scored_work
 
 
 def environment(**more: str) -> dict[str, str]:

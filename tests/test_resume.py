@@ -16,7 +16,6 @@ from small_experiment import (
     in_process,
     metrics,
     signal_at,
-    write_experiments,
 )
 
 from forgetting.cli import main
@@ -28,31 +27,19 @@ FIT = ["fit", "--config", METHOD]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a scored reference and an uninterrupted run."""
-    folder = tmp_path_factory.mktemp("trained")
-    write_experiments(folder)
+def whole(scored_experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole") / "work"
+    shutil.copytree(scored_experiment, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        main(["fit", "--config", REFERENCE])
-        main(["score", "--config", REFERENCE])
         main(FIT)
-    return folder
+    return folder / RUN
 
 
 @pytest.fixture
-def whole(trained: Path) -> Path:
-    return trained / RUN
-
-
-@pytest.fixture
-def work(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same folder without the run."""
-    folder = tmp_path / "work"
-    shutil.copytree(trained, folder)
-    shutil.rmtree(folder / RUN)
-    monkeypatch.chdir(folder)
-    return folder
+def work(scored_work: Path) -> Path:
+    return scored_work
 
 
 @pytest.mark.slow
@@ -60,7 +47,16 @@ def work(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def test_a_run_killed_again_and_again_ends_with_the_bytes_and_rows_of_an_uninterrupted_one(work, whole, workers):
     """Killed in the middle of an epoch, at a step with validation and checkpoint, at an epoch's end and after it."""
     options = [*FIT, "--data.num_workers", str(workers)]
-    for on, step in (("step", 1), ("next", 3), ("step", 6), ("next", 6), ("step", 7), ("next", 10), ("step", STEPS)):
+    for on, step in (
+        ("step", 1),
+        ("next", 3),
+        ("step", 6),
+        ("next", 6),
+        ("step", 7),
+        ("next", 10),
+        ("step", STEPS),
+        ("end", STEPS),
+    ):
         assert in_process([*options, *signal_at(on=on, step=step)]) == -signal.SIGKILL
         assert not (RUN / "adapter").exists()
     main(options)
@@ -72,7 +68,7 @@ def test_a_run_killed_again_and_again_ends_with_the_bytes_and_rows_of_an_uninter
     assert cost["tokens"] == expected["tokens"]
     assert cost["launches"] > 1 == expected["launches"]
     assert 0.2 < cost["seconds"] / expected["seconds"] < 5
-    assert len(json.loads((RUN / "provenance.json").read_text())["launches"]) == 8
+    assert len(json.loads((RUN / "provenance.json").read_text())["launches"]) == 9
 
 
 def test_the_control_a_sampler_that_begins_anew_is_refused(work, monkeypatch):

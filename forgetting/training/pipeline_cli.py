@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from forgetting.arguments import config_files
 from forgetting.artifacts import complete_or_absent, write_json
@@ -171,6 +172,8 @@ class PipelineCLI(LightningCLI):
     def _wandb_identity(self) -> str:
         """The run's id at Weights & Biases, the same for every launch that the run takes."""
         file = self.run.folder / "wandb.id"
+        if rank_zero_only.rank != 0:
+            return ""  # the first rank alone logs
         if not file.is_file():
             with complete_or_absent(file) as temporary:
                 temporary.write_text(uuid.uuid4().hex[:16], encoding="utf-8")

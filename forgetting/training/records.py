@@ -83,8 +83,8 @@ class Cost(Callback):
         """Leave out what validation took."""
         self._mark = time.perf_counter()
 
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Write the entry, if the run is complete."""
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write the entry, if the run is complete. It comes before the adapter, whose presence ends the run."""
         assert isinstance(pl_module, FineTuner)
         if trainer.is_global_zero and trainer.global_step >= pl_module.total_steps:
             entry = {"stage": "fit", "seconds": self.seconds, "tokens": self.tokens, "launches": self.launches}
