@@ -1,11 +1,17 @@
-"""The configuration files that a command line names, and the bases under them, found before heavy imports."""
+"""The command line: the configuration files that it names, found before heavy imports, and what is wrong with it."""
 
+import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from forgetting.errors import UserError
 from forgetting.paths import CONFIGS
-from forgetting.run import read_yaml
+from forgetting.run import flat, read_yaml
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
 
 
 def config_files(arguments: Sequence[str]) -> list[Path]:
@@ -52,3 +58,51 @@ def base_files(arguments: Sequence[str]) -> list[Path]:
         if not file.is_file():  # jsonargparse would go on without it
             raise UserError(f"The base configuration {file} is missing. Install the package again.")
     return files
+
+
+def refuse_no_experiment(command: str, arguments: Sequence[str]) -> None:
+    """Refuse a command that would fall back on the base configuration alone.
+
+    Raises:
+        UserError: No `--config` is given.
+    """
+    if not config_files(arguments):
+        raise UserError(
+            f"{command} needs an experiment: --config experiments/<...>.yaml. Without one it would take the first "
+            "model and the whole data of the paper."
+        )
+
+
+def parse(parser: "ArgumentParser", arguments: Sequence[str], keys: "ArgumentParser | None" = None) -> "Namespace":
+    """Parse a command line; what is wrong with it is one message, with the keys that were probably meant.
+
+    Args:
+        parser: With `exit_on_error=False`.
+        arguments: The command line.
+        keys: The parser whose keys can be meant, where it is another one (a subcommand's).
+
+    Raises:
+        UserError: A key or a value is wrong.
+    """
+    from jsonargparse import ArgumentError
+
+    try:
+        return parser.parse_args(list(arguments))
+    except ArgumentError as error:
+        text = " ".join(str(error).split())
+        known = [*(keys or parser).get_defaults(skip_validation=True).keys(), *flat(read_yaml(CONFIGS / "paper.yaml"))]
+        raise UserError(text.rstrip(".") + _meant(text, known)) from None
+
+
+def _meant(text: str, known: list[str]) -> str:
+    by_last = {key.rsplit(".", 1)[-1]: key for key in known}
+    for wrong in re.findall(r"(?:accept option '|arguments: --)([\w.-]+)", text):
+        wrong = wrong.replace("-", "_")
+        close = difflib.get_close_matches(wrong, known, n=2, cutoff=0.8)
+        close += [by_last[key] for key in difflib.get_close_matches(wrong.rsplit(".", 1)[-1], by_last, n=2)]
+        if close:
+            return f". Did you mean {' or '.join(dict.fromkeys(close))}?"
+    for wrong in re.findall(r"import path string: (\w+)", text):
+        if close := difflib.get_close_matches(wrong, ("FullTokens", "Ignoring", "Forgetting"), n=1):
+            return f". Did you mean {close[0]}?"
+    return ". --help lists every key."

@@ -104,16 +104,17 @@ def test_unknown_suites_and_protocols_name_the_known_ones(tmp_path: Path) -> Non
         load_suite(str(empty))
 
 
-def test_the_command_lines_own_values_are_checked(tiny_llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_lines_own_values_are_checked(tiny_llama: Path) -> None:
     with pytest.raises(UserError, match="the batch size is many; a number, auto or auto:N was expected"):
         evaluate_command([str(tiny_llama), "--tasks", "a", "--batch-size", "many"])
     with pytest.raises(UserError, match="documents 0; it must be at least 1"):
         evaluate_command([str(tiny_llama), "--tasks", "a", "--documents", "0"])
     with pytest.raises(UserError, match="--shots is only for --tasks without --suite"):
         evaluate_command([str(tiny_llama), "--shots", "2"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match="float8"):
         evaluate_command([str(tiny_llama), "--dtype", "float8"])
-    assert "float8" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"Did you mean batch_size\?"):
+        evaluate_command([str(tiny_llama), "--bach-size", "8"])
 
 
 def test_a_suite_built_in_code_needs_no_file() -> None:

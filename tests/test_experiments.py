@@ -15,7 +15,8 @@ import yaml
 from jsonargparse import capture_parser
 
 from forgetting.arguments import base_files
-from forgetting.cli import build_cli
+from forgetting.cli import build_cli, main
+from forgetting.errors import UserError
 from forgetting.evaluation.suite import load_suite
 from forgetting.reporting.plan import Plan, load_experiment
 from forgetting.reporting.spec import Overhead, Stated, TableSpec, Total
@@ -107,9 +108,9 @@ def test_a_table_s_columns_are_its_suite_s(spec: TableSpec) -> None:
 def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "wrong.yaml"
     file.write_text("data:\n  rho: 0.7\n")
-    parser = _parser(tuple(base_files(["--config", str(file)])))
-    with pytest.raises(SystemExit):
-        parser.parse_args(["fit", "--config", str(file)])
+    for command in ("fit", "prepare"):
+        with pytest.raises(UserError, match=r"does not accept option 'data.rho'"):
+            main([command, "--config", str(file)])
 
 
 @pytest.mark.parametrize("path", [*RUN_FILES, *OVERLAYS], ids=lambda path: path.relative_to(REPOSITORY).as_posix())

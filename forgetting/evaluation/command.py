@@ -6,13 +6,14 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from forgetting.arguments import parse
 from forgetting.errors import UserError
 from forgetting.evaluation.suite import DType, Suite
 
 
 def evaluate_command(arguments: list[str]) -> None:
     """Evaluate a run, an experiment's runs, a model folder or a hub model → `results.<suite>.json`."""
-    options = _evaluate_parser().parse_args(arguments)
+    options = parse(_evaluate_parser(), arguments)
     from forgetting.evaluation.target import target_names
 
     names = target_names(options.target)
@@ -55,7 +56,7 @@ def _evaluate(name: str, suite: Suite, options: Namespace) -> None:
 
 def compare_command(arguments: list[str]) -> None:
     """Compare two evaluations: differences with intervals over documents and seeds."""
-    options = _compare_parser().parse_args(arguments)
+    options = parse(_compare_parser(), arguments)
     from dataclasses import asdict
 
     from rich.console import Console
@@ -91,6 +92,7 @@ def compare_command(arguments: list[str]) -> None:
 
 def _compare_parser() -> ArgumentParser:
     parser = ArgumentParser(
+        exit_on_error=False,
         prog="python -m forgetting compare",
         description="Compare two evaluations: differences with intervals over documents and seeds.",
     )
@@ -108,6 +110,7 @@ def _compare_parser() -> ArgumentParser:
 
 def _evaluate_parser() -> ArgumentParser:
     parser = ArgumentParser(
+        exit_on_error=False,
         prog="python -m forgetting evaluate",
         description="Evaluate a run, an experiment's runs, a model folder or a hub model with lm-evaluation-harness.",
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 
+from forgetting.arguments import parse
 from forgetting.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def lab_command(arguments: list[str]) -> None:
     """Generate worlds, run the paper's comparison in each, and print the table and how well Q found the noise."""
-    options = _parser().parse_args(arguments)
+    options = parse(_parser(), arguments)
     if options.seeds < 1 or options.first_seed < 0:
         raise UserError(
             f"--seeds is {options.seeds} and --first-seed {options.first_seed}; expected at least 1 and at least 0."
@@ -61,6 +62,7 @@ def show(tables: "list[TextTable]", console: "Console") -> None:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
+        exit_on_error=False,
         prog="python -m forgetting lab",
         description="Generate worlds, run the paper's comparison in each, show the table and how Q found the noise.",
     )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from forgetting.arguments import parse
 from forgetting.errors import UserError
 
 DRAWN = ("svg", "png")
@@ -11,7 +12,7 @@ DRAWN = ("svg", "png")
 
 def table_command(arguments: list[str]) -> None:
     """A table or figure of the paper: ours beside the paper's, from the run folders that are there."""
-    options = _parser().parse_args(arguments)
+    options = parse(_parser(), arguments)
     from forgetting.artifacts import complete_or_absent
     from forgetting.reporting.collect import collect
     from forgetting.reporting.render import FORMATS, SUFFIXES, render
@@ -50,6 +51,7 @@ def table_command(arguments: list[str]) -> None:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
+        exit_on_error=False,
         prog="python -m forgetting table",
         description="A table or figure of the paper: ours beside the paper's, from the run folders that are there.",
     )

@@ -1,18 +1,17 @@
 """LightningCLI for the commands that need a Trainer: links, run folders, resuming."""
 
-import difflib
-import re
 import uuid
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from forgetting.arguments import config_files
+import forgetting.training.objectives  # noqa: F401 - so that objectives can be named without their module
+from forgetting.arguments import parse, refuse_no_experiment
 from forgetting.artifacts import complete_or_absent, write_json
 from forgetting.errors import UserError
 from forgetting.lock import locked
@@ -23,7 +22,6 @@ from forgetting.training.data import ForgettingData
 from forgetting.training.logging import MetricsFile, wandb_logger
 from forgetting.training.module import FineTuner
 from forgetting.training.naming import Naming, learns_every_token
-from forgetting.training.objectives import Objective  # and its subclasses can be named without their module
 from forgetting.training.provenance import InputCheck
 from forgetting.training.records import Cost, RunRecord
 from forgetting.training.refusals import refuse_settings
@@ -89,16 +87,9 @@ class PipelineCLI(LightningCLI):
         Raises:
             UserError: A key or a value is wrong, or no experiment is given.
         """
-        try:
-            self.config = parser.parse_args(self.arguments)
-        except ArgumentError as error:
-            raise UserError(_explained(str(error), self._parser(self.arguments[0]))) from None
+        self.config = parse(parser, self.arguments, self._parser(self.arguments[0]))
         self.command: str = self.config.subcommand
-        if not config_files(self.arguments):
-            raise UserError(
-                f"{self.command} needs an experiment: --config experiments/<...>.yaml. Without one it would train the "
-                "first model of the paper on the paper's data."
-            )
+        refuse_no_experiment(self.command, self.arguments)
         config: Namespace = self.config[self.command]
         refuse_settings(config.as_dict(), self.command)
         config.seed_everything = config.model.seed
@@ -172,7 +163,7 @@ class PipelineCLI(LightningCLI):
     def _wandb_identity(self) -> str:
         """The run's id at Weights & Biases, the same for every launch that the run takes."""
         file = self.run.folder / "wandb.id"
-        if rank_zero_only.rank != 0:
+        if getattr(rank_zero_only, "rank", 0) != 0:
             return ""  # the first rank alone logs
         if not file.is_file():
             with complete_or_absent(file) as temporary:
@@ -223,19 +214,3 @@ class PipelineCLI(LightningCLI):
         self.trainer.score(model, datamodule=datamodule, **options)
         if self.trainer.is_global_zero:
             print(f"scores in {datamodule.store_folder}")
-
-
-def _explained(message: str, parser: LightningArgumentParser) -> str:
-    """What jsonargparse says, with the keys that were probably meant."""
-    text = " ".join(message.split())
-    objectives = [one.__name__ for one in (*Objective.__subclasses__(), Objective)]
-    known = [key for key in parser.get_defaults(skip_validation=True).keys() if not key.startswith("__")]  # noqa: SIM118
-    by_last = {key.rsplit(".", 1)[-1]: key for key in known}
-    for wrong in re.findall(r"(?:accept option '|arguments: --|import path string: )([\w.]+)", text):
-        last = wrong.rsplit(".", 1)[-1]
-        close = difflib.get_close_matches(wrong, [*known, *objectives], n=2, cutoff=0.8)
-        close += [by_last[name] for name in difflib.get_close_matches(last, by_last, n=2, cutoff=0.6)]
-        if close:
-            text += f". Did you mean {' or '.join(dict.fromkeys(close))}?"
-    end = "" if text.endswith("?") else "."
-    return f"{text}{end} Every key with its default and source is in configs/paper.yaml."

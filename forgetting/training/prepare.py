@@ -1,5 +1,6 @@
 from typing import Any
 
+from forgetting.arguments import parse, refuse_no_experiment
 from forgetting.training.data import ForgettingData
 
 
@@ -11,7 +12,8 @@ def prepare_command(arguments: list[str]) -> None:
 
     # The same parser as fit's: any experiment, overlay and override that fit takes.
     parser = capture_parser(lambda: build_cli(["fit", *arguments]))
-    config = parser.parse_args(["fit", *arguments])
+    config = parse(parser, ["fit", *arguments])
+    refuse_no_experiment("prepare", arguments)
     data = parser.instantiate_classes(config)["fit"]["data"]
     assert isinstance(data, ForgettingData)
     corpus, tokens = data.open_corpus()
