@@ -86,11 +86,17 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], keys: "ArgumentPar
     """
     from jsonargparse import ArgumentError
 
+    options = [argument.split("=", 1)[0] for argument in arguments if re.match(r"--[a-z]", argument)]
+    for option in options:
+        if options.count(option) > 1 and option != "--config" and not option.endswith("+"):
+            raise UserError(f"{option} is given twice, and the first one would be lost. Give it once.")
     try:
         return parser.parse_args(list(arguments))
     except ArgumentError as error:
         text = " ".join(str(error).split())
-        known = [*(keys or parser).get_defaults(skip_validation=True).keys(), *flat(read_yaml(CONFIGS / "paper.yaml"))]
+        known = list((keys or parser).get_defaults(skip_validation=True).keys())
+        if "subcommand" in known:  # an experiment's command without its own parser
+            known = list(flat(read_yaml(CONFIGS / "paper.yaml")))
         raise UserError(text.rstrip(".") + _meant(text, known)) from None
 
 

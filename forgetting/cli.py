@@ -51,6 +51,7 @@ FILE_SYSTEM = {
     errno.EFBIG: "write to a file system (or under a limit) that takes files of this size",
     errno.EACCES: "change its permissions, or write elsewhere",
     errno.EPERM: "change its permissions, or write elsewhere",
+    errno.ENOENT: "it does not exist and cannot be made there: check the path",
     errno.ENOTDIR: "a part of the path is a file where a folder was expected: move it away, or write elsewhere",
     errno.EISDIR: "it is a folder where a file was expected: move it away, or write elsewhere",
     errno.EEXIST: "it is a file where a folder was expected: move it away, or write elsewhere",

@@ -35,6 +35,9 @@ EXECUTION = {
 TRAINER = ("max_epochs", "max_steps", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run", "precision")
 """The only settings of the trainer that change what is computed."""
 
+SPELLINGS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
+"""Lightning's short names of precisions."""
+
 PRECISION = "trainer.precision"
 """Part of what a run computes, so a run is resumed in its own precision alone; but no part of its name, since it comes
 with the machine. A finished run may be scored and validated in another one."""
@@ -85,6 +88,8 @@ def computed(config: Mapping[str, Any]) -> dict[str, Any]:
     if config["data"]["split"] == "reference":
         part = {g: {k: v for k, v in values.items() if k not in REFERENCE_IGNORES[g]} for g, values in part.items()}
     part["trainer"] = {key: config["trainer"].get(key) for key in TRAINER}
+    precision = str(part["trainer"]["precision"] or "32")
+    part["trainer"]["precision"] = SPELLINGS.get(precision, precision)
     return part
 
 

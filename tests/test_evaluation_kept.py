@@ -291,3 +291,45 @@ def test_two_evaluations_of_one_run_at_once_both_end_right(tmp_path: Path, base:
     assert together["columns"] == results(tmp_path / "alone")["suite"]["columns"]
     main(["compare", str(run), str(tmp_path / "alone"), "--resamples", "10"])
     assert not list(run.rglob("*.partial"))
+
+
+def test_a_kept_task_fills_a_column_by_that_column_s_metric(
+    tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Finished for one suite, kept for another that reports another metric of it."""
+    tasks = write_local_tasks(tmp_path / "tasks", ["first"])
+    configuration = yaml.safe_load((tasks / "first.yaml").read_text())
+    configuration["metric_list"] = [
+        {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
+    ]
+    (tasks / "first.yaml").write_text(yaml.safe_dump(configuration))
+    suites = {}
+    for metric in ("acc", "acc_norm"):
+        suites[metric] = write_suite(tmp_path / f"{metric}.yaml", ["first"], tasks)
+        content = yaml.safe_load(suites[metric].read_text())
+        for column in content["columns"].values():
+            column["metric"] = metric
+        suites[metric].write_text(yaml.safe_dump(content))
+    run = write_run(tmp_path / "run", base)
+    evaluate(run, suites["acc"])
+    kept(capsys)
+    evaluate(run, suites["acc_norm"])
+    assert kept(capsys) == ["first"]
+    found = results(run)["acc_norm"]
+    assert found["tasks"]["first"]["metric"] == "acc_norm"
+    (column,) = found["columns"].values()
+    assert column["value"] == 100 * found["tasks"]["first"]["metrics"]["acc_norm"]
+
+
+def test_another_suite_of_the_same_name_does_not_replace_results(tmp_path: Path, base: Path) -> None:
+    tasks = write_local_tasks(tmp_path / "tasks", ["first", "second"])
+    suites = []
+    for number, task in enumerate(["first", "second"]):
+        (tmp_path / str(number)).mkdir()
+        suites.append(write_suite(tmp_path / str(number) / "mine.yaml", [task], tasks))
+    run = write_run(tmp_path / "run", base)
+    evaluate(run, suites[0])
+    before = (run / "results.mine.json").read_bytes()
+    with pytest.raises(UserError, match=r"another suite called mine, with the columns .* another `name:`"):
+        evaluate(run, suites[1])
+    assert (run / "results.mine.json").read_bytes() == before

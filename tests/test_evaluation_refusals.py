@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,19 @@ import pytest
 import torch
 import yaml
 from evaluation_files import write_bigram_model, write_local_tasks, write_suite
+from safetensors.torch import load_file, save_file
 from test_evaluation_run import write_run
 from transformers import AutoModelForCausalLM
 
 import forgetting.evaluation.evaluate as evaluation
 from forgetting.cli import main
+from forgetting.corpus.encoding import tokenizer_hash
 from forgetting.errors import UserError
 from forgetting.evaluation.harness import load_model
 from forgetting.evaluation.naming import base_folder, name_of_tasks, results_name
 from forgetting.evaluation.suite import Suite
 from forgetting.evaluation.target import find_target
-from forgetting.model.backbone import backbone_identity
+from forgetting.model.backbone import backbone_identity, load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -234,3 +237,51 @@ def test_an_experiments_folder_is_each_of_its_seeds_and_one_that_fails_stops_no_
     capsys.readouterr()
     main(["compare", *map(str, experiments), "--resamples", "10"])
     assert "2 pair(s) of runs" in capsys.readouterr().out
+
+
+def change_weights(model: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    weights = load_file(model / "model.safetensors")
+    change(weights)
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_that_is_not_finite_gets_no_number(tmp_path: Path, base: Path, suite: Path, value: float) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(base, model)
+
+    def damage(weights: dict[str, torch.Tensor]) -> None:
+        next(iter(weights.values())).view(-1)[0] = value
+
+    change_weights(model, damage)
+    with pytest.raises(UserError, match="holds numbers that are not finite"):
+        evaluate(model, suite)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_whose_weights_are_not_those_of_its_configuration_gets_no_number(
+    tmp_path: Path, base: Path, suite: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(base, model)
+    configuration = json.loads((model / "config.json").read_text())
+    key = "num_hidden_layers" if "num_hidden_layers" in configuration else "num_layers"
+    (model / "config.json").write_text(json.dumps({**configuration, key: configuration[key] + 1}))
+    with pytest.raises(UserError, match="are not those of the .* they lack"):
+        evaluate(model, suite)
+
+
+def test_a_tokenizer_that_was_replaced_since_is_refused(tmp_path: Path, base: Path, suite: Path) -> None:
+    mine = tmp_path / "base"
+    shutil.copytree(base, mine)
+    run = write_run(tmp_path / "run", mine)
+    trained_on(run, mine)
+    provenance = json.loads((run / "provenance.json").read_text())
+    provenance["inputs"]["tokenizer"] = tokenizer_hash(load_tokenizer(str(mine)))
+    (run / "provenance.json").write_text(json.dumps(provenance))
+    evaluate(run, suite)
+    tokenizer = json.loads((mine / "tokenizer.json").read_text())
+    tokenizer["normalizer"] = {"type": "Lowercase"}
+    (mine / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match="trained with another tokenizer than"):
+        evaluate(run, suite)

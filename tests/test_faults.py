@@ -15,6 +15,7 @@ from forgetting.cli import main
 from forgetting.errors import UserError
 from forgetting.lock import locked
 from forgetting.training.module import FineTuner
+from forgetting.training.records import RunRecord
 
 FIT = ["fit", "--config", METHOD]
 REFERENCE_RUN = Path("runs/tiny/reference/seed-0")
@@ -75,11 +76,30 @@ def test_a_base_that_was_changed_is_refused(work):
     assert not (RUN / "adapter").exists()
 
 
+def test_an_adapter_that_diverged_in_its_last_step_is_not_saved(work, monkeypatch):
+    write = RunRecord.on_fit_end
+
+    def diverge(self, trainer, pl_module):
+        with torch.no_grad():
+            next(iter(pl_module.trainable().values())).fill_(float("inf"))
+        write(self, trainer, pl_module)
+
+    monkeypatch.setattr(RunRecord, "on_fit_end", diverge)
+    with pytest.raises(UserError, match=r"diverged in its last step: 1 of the adapter's tensors"):
+        main(FIT)
+    assert not (RUN / "adapter").exists()
+
+
+def test_an_id_that_is_given_is_kept(work):
+    main([*FIT, "--run.id", "tiny/forgetting", "--trainer.max_steps", "2", "--trainer.max_epochs", "-1"])
+    assert (RUN / "adapter").is_dir()
+
+
 def test_another_precision_does_not_resume_a_run(work):
     assert in_process([*FIT, *signal_at(step=3)]) == -9
     with pytest.raises(UserError, match=r"trainer.precision: '32-true' there, 'bf16-mixed' now"):
         main([*FIT, "--trainer.precision", "bf16-mixed"])
-    main(FIT)
+    main([*FIT, "--trainer.precision", "32"])  # the same one by its short name
     main(["validate", "--config", METHOD, "--trainer.precision", "bf16-mixed"])
     assert json.loads((RUN / "validation.json").read_text())["precision"] == "bf16-mixed"
 
@@ -147,6 +167,22 @@ def test_a_provenance_that_is_not_ours_is_refused_with_what_to_do(work, text):
         ("--model.warmup_fraction=2", "model.warmup_fraction is 2.0; a finite number was expected, between 0 and 1"),
         ("--model.warmup_fraction=-0.5", "model.warmup_fraction is -0.5"),
         ("--model.weight_decay=-1", "model.weight_decay is -1.0"),
+        ("--model.weight_decay=100", "model.weight_decay is 100.0; .* below 1 / learning_rate"),
+        ("--model.learning_rate=1e39", r"model.learning_rate is 1e\+39"),
+        ("--model.learning_rate=1e-320", "model.learning_rate is 1e-320; a finite number was expected, above 0"),
+        ("--model.lora.rank=10000000", "model.lora.rank is 10000000; it must be at least 1, and at most 65,536"),
+        ("--model.lora.target_modules=[]", "model.lora.target_modules is empty"),
+        ("--model.objective.t_max=null", "A setting cannot be used"),
+        ("--trainer.devices=0", "A setting cannot be used"),
+        ("--trainer.max_time=nonsense", "A setting cannot be used|max_time"),
+        ("--trainer.accelerator=nonsense", "A setting cannot be used"),
+        ("--trainer.val_check_interval=0", "trainer.val_check_interval is 0"),
+        ("--trainer.val_check_interval=1.5", "trainer.val_check_interval is 1.5"),
+        ("--trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch is 0"),
+        ("--trainer.limit_val_batches=-1", "trainer.limit_val_batches is -1"),
+        ("--seed_everything=4294967296", "The run's seed is 4294967296"),
+        ("--run.wandb={nonsense: 1}", "run.wandb has nonsense, which wandb.init does not take"),
+        ("--run.wandb={mode: bad}", "run.wandb.mode is 'bad'; one of online, offline"),
         ("--trainer.max_steps=0", "trainer.max_steps is 0; it must be at least 1"),
         ("--trainer.max_epochs=0", "trainer.max_epochs is 0; it must be at least 1"),
         ("--trainer.log_every_n_steps=-1", "trainer.log_every_n_steps is -1"),
@@ -174,6 +210,11 @@ def test_a_value_that_makes_no_sense_is_refused_before_anything_is_loaded(work, 
     with pytest.raises(UserError, match=message):
         main([*FIT, option])
     assert not RUN.exists()
+
+
+def test_an_option_that_is_given_twice_is_not_dropped(work):
+    with pytest.raises(UserError, match=r"--data.batch_size is given twice"):
+        main([*FIT, "--data.batch_size", "3", "--data.batch_size=4"])
 
 
 def test_full_tokens_has_no_use_for_a_selection_and_needs_no_store(work):

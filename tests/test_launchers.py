@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,25 @@ def test_two_ranks_terminated_in_the_middle_resume_to_the_bytes_of_an_uninterrup
     assert "resuming from" in said
     assert adapter_bytes() == whole
     assert metrics() == rows
+
+
+def children(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads Linux's /proc")
+def test_a_rank_does_not_outlive_the_process_that_started_it(work):
+    """Killed before the ranks have found each other, where the other one waits for it."""
+    process = start(*FIT, *DDP)
+    deadline = time.monotonic() + 120
+    while not (started := children(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.kill()
+    process.communicate()
+    assert started
+    while (left := [pid for pid in started if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left
 
 
 def slurm(rank: int, num_tasks: int, **more: str) -> dict[str, str]:

@@ -142,20 +142,16 @@ def test_a_byte_that_was_changed_in_a_checkpoint_is_found(work, tmp_path):
     assert in_process([*FIT, *signal_at(step=3)]) == -signal.SIGKILL
     path = RUN / "checkpoints/last.ckpt"
     whole = path.read_bytes()
-    expected = load_checkpoint(path)["state_dict"]
     generator = torch.Generator().manual_seed(0)
-    refused = 0
-    for place in torch.randint(len(whole), (300,), generator=generator).tolist():
+    places = [*torch.randint(len(whole), (60,), generator=generator).tolist(), *range(len(whole) - 60, len(whole))]
+    for place in places:  # the archive's directory is at its end, and no check sum of its own covers it
         flipped = bytearray(whole)
         flipped[place] ^= 1 << (place % 8)
         path.write_bytes(flipped)
-        try:
-            found = load_checkpoint(path)["state_dict"]
-        except UserError:
-            refused += 1
-        else:  # a byte of the archive's padding or of a date
-            assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert refused > 200
+        with pytest.raises(UserError, match="was cut short or damaged"):
+            load_checkpoint(path)
+    path.write_bytes(whole)
+    load_checkpoint(path)
 
 
 def test_a_damaged_checkpoint_is_replaced_by_the_one_before(work, whole):

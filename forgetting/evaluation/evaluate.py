@@ -12,12 +12,18 @@ from forgetting.evaluation.finished import finished_task, write_task
 from forgetting.evaluation.harness import bars_wanted, device_name, load_model, run_task, silence, usable_device
 from forgetting.evaluation.identity import settings, task_identity
 from forgetting.evaluation.naming import task_path
-from forgetting.evaluation.results import differences, earlier_results, results_path, write_results
+from forgetting.evaluation.results import (
+    differences,
+    earlier_results,
+    refuse_another_suite,
+    results_path,
+    write_results,
+)
 from forgetting.evaluation.suite import Suite
 from forgetting.evaluation.target import find_target
 from forgetting.evaluation.tasks import PreparedTask, prepare_tasks
 from forgetting.evaluation.tracking import append_cost, log_table, wandb_settings
-from forgetting.model.backbone import load_configuration
+from forgetting.model.backbone import refuse_unfit_weights
 
 
 def evaluate(
@@ -57,13 +63,14 @@ def evaluate(
             f"The run {name} was trained on a base in 4 bits (model.four_bit), which needs a CUDA device; this is "
             f"{device}. On the base in 16 bits its numbers would be those of another model."
         )
-    load_configuration(target.base, target.revision)
+    refuse_unfit_weights(target.base, target.revision)
     dtype = suite.dtype or target.dtype
     model_arguments = target.model_arguments(dtype)
     description: dict[str, Any] = target.describe() | {"merged": merge, "four_bit": target.four_bit}
     with silence(quiet):
         prepared = prepare_tasks(suite, model_arguments)
     path = results_path(output or target.folder, suite)
+    refuse_another_suite(path, suite)
     used = {one.name: settings(suite, one, description, model_arguments, device) for one in prepared}
     identities = {one.name: task_identity(one, description, suite, used[one.name]) for one in prepared}
     files = {task: task_path(path.parent, task, identity) for task, identity in identities.items()}
@@ -77,7 +84,7 @@ def evaluate(
     for number, one in enumerate(prepared, start=1):
         label = f"[{number}/{len(prepared)}] {one.name}"
         if known := kept.get(one.name):
-            tasks[one.name] = known
+            tasks[one.name] = known | {"metric": one.metric}  # another suite may have finished it for another column
             if first:
                 print(f"{label}: {_summary(one, known)} (kept)", flush=True)
             continue
@@ -100,7 +107,8 @@ def evaluate(
             write_task(files[one.name], entry, records, whole_samples)
         else:
             failures[one.name] = entry["error"]
-            tasks[one.name] = finished_task(files[one.name], identities[one.name], whole=False) or entry
+            earlier = finished_task(files[one.name], identities[one.name], whole=False)
+            tasks[one.name] = earlier | {"metric": one.metric} if earlier else entry
     if not first:
         return {}
     if model is not None:

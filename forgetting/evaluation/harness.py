@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -15,6 +16,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
+from safetensors.torch import load_file
 
 from forgetting.artifacts import hash_content
 from forgetting.errors import UserError
@@ -22,6 +24,8 @@ from forgetting.evaluation.draws import Draws, draws, put_back, seed_all
 from forgetting.evaluation.identity import task_configuration
 from forgetting.evaluation.suite import Suite
 from forgetting.evaluation.tasks import PreparedTask
+from forgetting.model.adapter_folder import WEIGHTS
+from forgetting.model.lora import refuse_another_models
 
 
 class FourBitModel(HFLM):
@@ -38,6 +42,16 @@ class FourBitModel(HFLM):
         super()._get_config(*arguments, **options)  # pyright: ignore[reportAttributeAccessIssue]
         # By this the harness quantizes.
         self.config.quantization_config = self._quantization  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _refuse_not_finite(model: Any) -> None:
+    """A model with a weight that is no number still gives a choice to every question, and so a score."""
+    broken = [name for name, weight in model._model.named_parameters() if not torch.isfinite(weight).all()]
+    if broken:
+        raise UserError(
+            f"The model holds numbers that are not finite, in {len(broken)} tensor(s) such as {broken[0]}: its "
+            "training diverged, or a file is damaged. There is nothing to evaluate."
+        )
 
 
 def load_model(model_arguments: dict[str, Any], suite: Suite, device: str, merge: bool) -> tuple[LM, Draws]:
@@ -61,8 +75,13 @@ def load_model(model_arguments: dict[str, Any], suite: Suite, device: str, merge
     seed_all(suite.seed)
     try:
         model = kind.create_from_arg_obj(arguments, settings)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, LookupError, TypeError) as error:
         raise UserError(f"The harness could not load {model_arguments}: {error}") from error
+    _refuse_not_finite(model)
+    if "peft" in model_arguments:
+        folder = Path(model_arguments["peft"])
+        loaded: Any = model
+        refuse_another_models(loaded._model, load_file(folder / WEIGHTS), folder)
     state = draws()
     if merge:
         model._model = model._model.merge_and_unload()  # pyright: ignore[reportAttributeAccessIssue]

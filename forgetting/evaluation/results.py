@@ -53,6 +53,21 @@ def earlier_results(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def refuse_another_suite(path: Path, suite: "Suite") -> None:
+    """Refuse to replace the results of another suite that happens to have the same name.
+
+    Raises:
+        UserError: The file there has no column in common with the suite.
+    """
+    before = earlier_results(path)
+    if before and not set(before["columns"]) & set(suite.columns):
+        raise UserError(
+            f"{path} holds the results of another suite called {suite.name}, with the columns "
+            f"{', '.join(before['columns'])} and not {', '.join(suite.columns)}. Give this suite another `name:`, or "
+            "give --output."
+        )
+
+
 def write_results(
     path: Path, target: dict[str, Any], suite: "Suite", prepared: "list[PreparedTask]", tasks: dict[str, Any],
     settings: dict[str, Any],
@@ -105,6 +120,9 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
         for content in (before, now)
     ]
     found = [f"{key} {was} → {sides[1][key]}" for key, was in sides[0].items() if was != sides[1][key]]
+    if gone := [name for name in before["columns"] if name not in now["columns"]]:
+        found.append(f"columns without {', '.join(gone)}")
+        return ", ".join(found)
     return (", ".join(found) or f"another {changed[0]}") if changed else ""
 
 

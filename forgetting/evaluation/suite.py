@@ -119,7 +119,9 @@ def load_suite(name: str, protocol: str = "corrected") -> Suite:
         known = sorted(file.stem for file in (CONFIGS / "evaluation").glob("*.yaml"))
         raise UserError(f"There is no suite {name}. Known: {', '.join(known)}; or give the path of a YAML file.")
     content = read_mapping(path)
-    changes = content.pop("protocols", {})
+    changes = content.pop("protocols", None) or {}
+    if not isinstance(changes, dict):
+        raise UserError(f"{path}: protocols is {changes!r}; a mapping from a protocol to its changes was expected.")
     if protocol not in PROTOCOLS or (protocol != "corrected" and protocol not in changes):
         known = ", ".join(["corrected", *(one for one in changes if one != "corrected")])
         raise UserError(f"The suite {path} has no protocol {protocol}. It has: {known}.")
@@ -139,7 +141,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise UserError(f"The file {path} does not exist.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is empty or no mapping.")
@@ -153,10 +155,14 @@ def absolute_files(data_files: dict[str, Any], origin: Path) -> dict[str, dict[s
         UserError: It is not a mapping task → split → file(s), or a file is missing.
     """
     result: dict[str, dict[str, list[str]]] = {}
+    if not isinstance(data_files, dict):
+        raise UserError(f"{origin}: data_files must map tasks to splits, such as `boolq: {{validation: boolq.jsonl}}`.")
     for task, splits in data_files.items():
         if not isinstance(splits, dict):
             raise UserError(f"{origin}: data_files.{task} must map splits to files, such as `validation: boolq.jsonl`.")
         for split, files in splits.items():
+            if not isinstance(files, (str, list)) or not all(isinstance(name, str) for name in files):
+                raise UserError(f"{origin}: data_files.{task}.{split} is {files!r}; a file or a list was expected.")
             names = [files] if isinstance(files, str) else list(files)
             paths = [(origin.parent / name).expanduser().resolve() for name in names]
             for file in paths:
@@ -167,6 +173,8 @@ def absolute_files(data_files: dict[str, Any], origin: Path) -> dict[str, dict[s
 
 
 def _parse_suite(path: Path, content: dict[str, Any], changes: dict[str, Any]) -> Suite:
+    if not isinstance(changes, dict):
+        raise UserError(f"{path}: what a protocol changes must be a mapping with share and columns.")
     unknown = set(changes) - {"share", "columns"}
     if unknown:
         raise UserError(f"{path}: a protocol can change share and columns, not {', '.join(sorted(unknown))}.")
@@ -174,6 +182,9 @@ def _parse_suite(path: Path, content: dict[str, Any], changes: dict[str, Any]) -
     if not isinstance(columns, dict) or not columns:
         raise UserError(f"The suite {path} has no columns.")
     changed = changes.get("columns") or {}
+    for name, column in [*columns.items(), *(changed.items() if isinstance(changed, dict) else [("columns", changed)])]:
+        if not isinstance(column, dict | None):
+            raise UserError(f"{path}: the column {name} is {column!r}; a mapping with its `tasks` was expected.")
     if extra := set(changed) - set(columns):
         raise UserError(f"{path}: a protocol changes the column {sorted(extra)[0]}, which the suite does not have.")
     merged = {}

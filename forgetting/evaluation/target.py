@@ -92,6 +92,14 @@ class Target:
                 f"{base['name']} now has the hash {base['hash']}: the base was replaced since. Put the old one back, "
                 f"or train the run again."
             )
+        from forgetting.corpus.encoding import tokenizer_hash
+        from forgetting.model.backbone import load_tokenizer
+
+        if "tokenizer" in inputs and tokenizer_hash(load_tokenizer(self.base, self.revision)) != inputs["tokenizer"]:
+            raise UserError(
+                f"The run {self.name} was trained with another tokenizer than {base['name']} has now: it was replaced "
+                "since. Put the old one back, or train the run again."
+            )
 
 
 def target_names(name: str) -> list[str]:
@@ -158,7 +166,7 @@ def _run(name: str, path: Path, adapter: Path) -> Target:
     if not isinstance(model, dict):
         raise UserError(f"{fit}: `model` is no mapping: the file is damaged. Move {path} away and run its `fit` again.")
     local = Path(base).expanduser()
-    if not local.exists() and is_folder_name(base):
+    if not local.exists() and (is_folder_name(base) or _was_folder(provenance)):
         raise UserError(
             f"The adapter {adapter} was trained on the model folder {base}, which is not there (looked from "
             f"{Path.cwd()}). Put the folder back, or change base_model_name_or_path in adapter_config.json."
@@ -168,6 +176,15 @@ def _run(name: str, path: Path, adapter: Path) -> Target:
         None if local.exists() else model.get("revision") or revision, model.get("dtype"), adapter, path,
         bool(model.get("four_bit")), provenance if provenance.is_file() else None,
     )  # fmt: skip
+
+
+def _was_folder(provenance: Path) -> bool:
+    """Whether a run's base was a folder: its hash is a SHA-256, that of a hub model a commit of 40 digits."""
+    if not provenance.is_file():
+        return False
+    inputs = read_json(provenance).get("inputs")
+    trained = inputs.get("base") if isinstance(inputs, dict) else None
+    return isinstance(trained, dict) and len(str(trained.get("hash"))) == 64
 
 
 def _settings_hash(base: str) -> str | None:

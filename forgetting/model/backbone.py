@@ -79,6 +79,22 @@ def load_backbone(
     return model.requires_grad_(False)
 
 
+def refuse_unfit_weights(backbone: str, revision: str | None = None) -> None:
+    """Compare a model's weights with its configuration, for a loader that does not. No weight is read.
+
+    Raises:
+        UserError: As `load_backbone`.
+    """
+    options: dict[str, Any] = {
+        "device_map": "meta", "use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True,
+        **NO_CODE,
+    }  # fmt: skip
+    model, loaded = _explained(
+        lambda: AutoModelForCausalLM.from_pretrained(_place(backbone), revision=revision, **options), backbone, revision
+    )
+    _refuse_other_weights(model, loaded, backbone)
+
+
 def _refuse_other_weights(model: PreTrainedModel, loaded: dict[str, Any], backbone: str) -> None:
     """Transformers draws at random what the files lack, and drops what the model lacks."""
     buffers = [name for name, _ in model.named_buffers()]

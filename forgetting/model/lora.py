@@ -17,6 +17,9 @@ from forgetting.errors import UserError
 from forgetting.model.adapter_folder import CONFIG, SUMS, WEIGHTS, refuse_damaged_adapter, sorted_names
 from forgetting.model.backbone import some_tensors
 
+LARGEST = 65_536
+"""No layer of a language model is as wide."""
+
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 """The projections that the published code adapts."""
 
@@ -41,8 +44,12 @@ class Lora:
     modules_to_save: list[str] | None = field(default=None)
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise UserError(f"model.lora.rank is {self.rank}; it must be at least 1.")
+        if not 1 <= self.rank <= LARGEST:
+            raise UserError(f"model.lora.rank is {self.rank}; it must be at least 1, and at most {LARGEST:,}.")
+        if self.target_modules == []:
+            raise UserError("model.lora.target_modules is empty: name layers, or set it to null for the default.")
+        if self.alpha > LARGEST:
+            raise UserError(f"model.lora.alpha is {self.alpha}; it must be at most {LARGEST:,}.")
         if self.alpha <= 0:
             raise UserError(
                 f"model.lora.alpha is {self.alpha}; it must be above 0: the update is scaled by alpha / rank, so 0 "
@@ -72,6 +79,10 @@ def add_lora(backbone: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
         raise UserError(
             f"model.lora.target_modules {targets} match no layer of {backbone.name_or_path}. Its linear layers are: "
             f"{', '.join(linear_layers(backbone))}."
+        )
+    if unknown := unmatched_targets(backbone, lora.modules_to_save or []):
+        raise UserError(
+            f"model.lora.modules_to_save names {', '.join(unknown)}, which {backbone.name_or_path} has not."
         )
     _refuse_tied(backbone, lora)
     configuration = LoraConfig(
@@ -113,7 +124,7 @@ def load_lora(backbone: PreTrainedModel, folder: Path, trainable: bool = False) 
         with torch.random.fork_rng():  # PEFT draws an initialisation before it is overwritten
             model = get_peft_model(backbone, configuration, autocast_adapter_dtype=True)
         assert isinstance(model, PeftModel)
-        _refuse_another_models(model, weights, folder)
+        refuse_another_models(model, weights, folder)
         set_peft_model_state_dict(model, weights)
     except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"The adapter in {folder} does not fit {backbone.name_or_path}: {error}") from error
@@ -137,7 +148,7 @@ def _lora_config(folder: Path) -> LoraConfig:
     return configuration
 
 
-def _refuse_another_models(model: PeftModel, weights: dict[str, Tensor], folder: Path) -> None:
+def refuse_another_models(model: PeftModel, weights: dict[str, Tensor], folder: Path) -> None:
     """PEFT would leave a tensor that the file lacks at its initialisation, and drop one that the model lacks."""
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
     base = dict(model.named_parameters())

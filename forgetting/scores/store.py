@@ -166,9 +166,9 @@ class ScoreStore:
         if self.manifest["format"] != FORMAT:
             raise UserError(f"{folder} has format {self.manifest['format']}, this version reads {FORMAT}. {remedy}")
         self.identity: dict[str, Any] = self.manifest["identity"]
-        refuse_changed(folder, {shard["file"]: shard["sha256"] for shard in self.manifest["shards"]}, remedy)
         if self.manifest.get("sha256") != _hash_of_manifest(self.identity, self.manifest["shards"]):
             raise UserError(f"{folder / MANIFEST} was changed or damaged since it was written. {remedy}")
+        refuse_changed(folder, {shard["file"]: shard["sha256"] for shard in self.manifest["shards"]}, remedy)
 
     @classmethod
     def open(cls, folder: Path) -> "ScoreStore":

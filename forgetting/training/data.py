@@ -113,7 +113,7 @@ class ForgettingData(LightningDataModule):
         self.store: ScoreStore | None = None
         self.sides: Sides | None = None
         self._tokens: TokenizedCorpus | None = None
-        self._tokenizer_hash = ""
+        self.tokenizer_hash = ""
         self.num_token_ids = 0
         self.store_identity: dict[str, Any] = {}
         self.pending: list[ShardRange] = []
@@ -124,7 +124,7 @@ class ForgettingData(LightningDataModule):
     def open_corpus(self) -> tuple[Corpus, TokenizedCorpus]:
         """The corpus and its tokens, made where they do not exist yet."""
         tokenizer = load_tokenizer(self.backbone, self.revision)
-        self._tokenizer_hash = tokenizer_hash(tokenizer)
+        self.tokenizer_hash = tokenizer_hash(tokenizer)
         self.num_token_ids = len(tokenizer)
         corpus = prepare_corpus(self.configuration, self.corpora)
         return corpus, tokenize_corpus(corpus, tokenizer, self.template, self.max_length)
@@ -191,7 +191,7 @@ class ForgettingData(LightningDataModule):
         """What scores over this corpus depend on, the adapter apart."""
         base = backbone_identity(self.backbone, self.revision)
         return {
-            "corpus": self.corpus.content_hash, "tokens": self.tokens.content_hash, "tokenizer": self._tokenizer_hash,
+            "corpus": self.corpus.content_hash, "tokens": self.tokens.content_hash, "tokenizer": self.tokenizer_hash,
             "template": self.template, "max_length": self.max_length, "base": base["hash"],
         }  # fmt: skip
 

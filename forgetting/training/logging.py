@@ -1,6 +1,7 @@
 """`metrics.csv` in the run folder, always; Weights & Biases when the configuration asks for it."""
 
 import csv
+import inspect
 import netrc
 import os
 import socket
@@ -9,12 +10,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from forgetting.artifacts import complete_or_absent, sync
+from forgetting.errors import UserError
 
 ROWS_AT_ONCE = 50
+MODES = ("online", "offline", "disabled", "shared")
 
 
 class MetricsFile(Logger):
@@ -108,7 +112,7 @@ class MetricsFile(Logger):
         """The whole rows of the file. A killed process may have left its last one in part."""
         if not self.path.is_file():
             return []
-        text = self.path.read_text(encoding="utf-8")
+        text = self.path.read_text(encoding="utf-8", errors="replace")
         head, *lines = csv.reader(text[: text.rfind("\n") + 1].splitlines()) if "\n" in text else [[]]
         rows = [dict(zip(head, line, strict=True)) for line in lines if len(line) == len(head)]
         return [row for row in rows if row.get("step", "").isdigit()]
@@ -127,7 +131,14 @@ def wandb_logger(settings: dict[str, Any], run_id: str, seed: int, folder: Path,
     options = {
         "project": "forgetting", "group": run_id, "name": f"{run_id}/seed-{seed}", "id": identity, **settings,
     }  # fmt: skip
+    known = inspect.signature(wandb.init).parameters
+    if unknown := [name for name in options if name not in known]:
+        raise UserError(
+            f"run.wandb has {', '.join(unknown)}, which wandb.init does not take. It takes {', '.join(known)}."
+        )
     mode = wandb_mode(options.pop("mode", None))
+    if mode not in MODES:
+        raise UserError(f"run.wandb.mode is {mode!r}; one of {', '.join(MODES)} was expected.")
     folder.mkdir(parents=True, exist_ok=True)
     return WandbLogger(save_dir=str(folder), mode=mode, log_model=False, **options)
 
@@ -143,10 +154,10 @@ def wandb_mode(asked: str | None) -> str:
     if not _has_wandb_key():
         return "offline"
     server = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
-    port = server.port or (80 if server.scheme == "http" else 443)
     try:
+        port = server.port or (80 if server.scheme == "http" else 443)
         socket.create_connection((server.hostname or "", port), timeout=5).close()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: of a port that is none
         print(
             f"Weights & Biases ({server.hostname}) does not answer ({error}): this run is logged offline. Send it "
             "later with `wandb sync`.", file=sys.stderr,

@@ -267,12 +267,13 @@ def _refuse_out_of_range(
     learning_rate: float, warmup_fraction: float, weight_decay: float, gradient_clip: float | None
 ) -> None:
     """A wrong sign trains uphill, and a zero trains nothing: neither shows before the results do."""
+    tiny = torch.finfo(torch.float32).tiny  # what is smaller is 0 in the optimizer
     checks = [
-        ("learning_rate", learning_rate, learning_rate > 0, "above 0"),
+        ("learning_rate", learning_rate, learning_rate >= tiny, "above 0"),
         ("warmup_fraction", warmup_fraction, 0 <= warmup_fraction <= 1, "between 0 and 1"),
-        ("weight_decay", weight_decay, weight_decay >= 0, "0 or more"),
-        ("gradient_clip", gradient_clip, gradient_clip is None or gradient_clip > 0, "above 0, or null for none"),
+        ("weight_decay", weight_decay, 0 <= weight_decay * learning_rate < 1, "0 or more, and below 1 / learning_rate"),
+        ("gradient_clip", gradient_clip, gradient_clip is None or gradient_clip >= tiny, "above 0, or null for none"),
     ]
     for name, value, in_range, expected in checks:
-        if value is not None and not (in_range and isfinite(value)):
+        if value is not None and not (in_range and isfinite(value) and value < 1e20):
             raise UserError(f"model.{name} is {value}; a finite number was expected, {expected}.")

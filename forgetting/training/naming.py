@@ -47,7 +47,7 @@ class Naming:
         self._saved = self._first["run"]["id"]
         name = self._saved or (experiment_id(self.files[0]) if self.files else "paper")
         self.run_id = final["run"]["id"] or name
-        if self.run_id == name:
+        if not any(option.split("=", 1)[0] == "--run.id" for option in self._overrides):
             self.run_id = with_variant(name, variant(overlays, overrides))
         self.reference_id = self._reference(final, name, overlays, overrides)
         self.reference_computed = self._reference_computed("data.reference" in overrides)

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import forgetting.training.objectives  # noqa: F401 - so that objectives can be named without their module
@@ -159,6 +160,17 @@ class PipelineCLI(LightningCLI):
             logger=loggers, enable_checkpointing=self.command == "fit",
             default_root_dir=str(self.run.folder / "lightning"), **kwargs,
         )  # fmt: skip
+
+    def instantiate_classes(self) -> None:
+        """Make the Trainer, the module and the data from their settings; what a class refuses is the user's to change.
+
+        Raises:
+            UserError: A setting cannot be used.
+        """
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError, OverflowError, RuntimeError, MisconfigurationException) as error:
+            raise UserError(f"A setting cannot be used: {type(error).__name__}: {error}") from error
 
     def _wandb_identity(self) -> str:
         """The run's id at Weights & Biases, the same for every launch that the run takes."""

@@ -50,7 +50,7 @@ def common_inputs(data: ForgettingData, module: FineTuner) -> dict[str, Any]:
     """The inputs that every command on a run depends on."""
     return {
         "corpus": data.corpus.content_hash, "tokens": data.tokens.content_hash,
-        "base": backbone_identity(module.backbone, module.revision),
+        "base": backbone_identity(module.backbone, module.revision), "tokenizer": data.tokenizer_hash,
     }  # fmt: skip
 
 

@@ -214,6 +214,13 @@ def save_adapter(module: FineTuner, folder: Path, write: bool) -> None:
         state = get_model_state_dict(model, options=options)
     if not write:
         return
+    trained = module.trainable() if state is None else state
+    if broken := [name for name, tensor in trained.items() if not torch.isfinite(tensor).all()]:
+        raise UserError(
+            f"The run diverged in its last step: {len(broken)} of the adapter's tensors, such as {broken[0]}, hold "
+            f"numbers that are not finite. It is not saved. Remove {folder.parent} and lower model.learning_rate, "
+            "model.weight_decay or λ."
+        )
     with complete_folder(folder) as temporary:
         save_lora(model, temporary, state)
 

@@ -53,8 +53,18 @@ def refuse_settings(config: Mapping[str, Any], command: str) -> None:
             f"trainer.strategy is {name}, which this code does not support: it wants one dtype in a unit, and the "
             "adapter is float32 next to a bfloat16 base. Use forgetting.model.sharding.ShardedStrategy (FSDP2)."
         )
-    if config["model"]["seed"] < 0:
-        raise UserError(f"The run's seed is {config['model']['seed']}; it must be 0 or more.")
+    if not 0 <= config["model"]["seed"] < 2**32:
+        raise UserError(f"The run's seed is {config['model']['seed']}; it must be 0 or more, and below 2 to the 32.")
+    check = trainer.get("val_check_interval")
+    if isinstance(check, (int, float)) and not (check >= 1 if isinstance(check, int) else 0 < check <= 1):
+        raise UserError(
+            f"trainer.val_check_interval is {check}; a share of an epoch above 0 and up to 1.0, or a number of steps, "
+            "was expected."
+        )
+    if trainer.get("check_val_every_n_epoch") is not None and trainer["check_val_every_n_epoch"] < 1:
+        raise UserError(f"trainer.check_val_every_n_epoch is {trainer['check_val_every_n_epoch']}; at least 1.")
+    if trainer.get("limit_val_batches") is not None and trainer["limit_val_batches"] < 0:
+        raise UserError(f"trainer.limit_val_batches is {trainer['limit_val_batches']}; it must be 0 or more.")
     _refuse_pointless(config)
 
 

@@ -1,13 +1,18 @@
 """A run that is asked to end (SIGTERM, SIGUSR1) ends between two passes, on all ranks at the same one."""
 
+import os
 import signal
 import sys
+import threading
+import time
 from types import FrameType
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+
+PARENT = "FORGETTING_PARENT"
 
 
 class Signals(_SignalConnector):
@@ -52,6 +57,23 @@ def leave(number: int | None) -> None:
     """End the process with the status that a shell shows for a signal; None does nothing."""
     if number is not None:
         sys.exit(128 + number)
+
+
+def leave_with_parent() -> None:
+    """Let a rank end when the process that started it is gone, whatever it is waiting for.
+
+    Lightning starts the other ranks of a node before they have found each other. When the first one is ended there, by
+    a signal or an error, they would wait for it for half an hour.
+    """
+    if os.environ.get(PARENT) == str(os.getppid()):
+        threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
+    os.environ[PARENT] = str(os.getpid())
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(128 + signal.SIGTERM)
 
 
 class LeaveWhenAsked(Callback):

@@ -9,7 +9,7 @@ from forgetting.training.checkpoints import SafeCheckpointIO, steps_in_checkpoin
 from forgetting.training.data import ForgettingData
 from forgetting.training.module import FineTuner
 from forgetting.training.records import ScoreWriter
-from forgetting.training.signals import LeaveWhenAsked, Signals
+from forgetting.training.signals import LeaveWhenAsked, Signals, leave_with_parent
 
 
 class Trainer(LightningTrainer):
@@ -20,6 +20,7 @@ class Trainer(LightningTrainer):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        leave_with_parent()
         super().__init__(*args, **kwargs)
         self.strategy.checkpoint_io = SafeCheckpointIO()
         self._signal_connector = Signals(self)
