@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from forgetting.artifacts import hash_content
 from forgetting.errors import UserError
 from forgetting.scores.selection import Selection
 from forgetting.scores.store import ScoreStore, close_store, has_shard, shard_ranges, write_shard
@@ -129,6 +130,7 @@ def test_a_manifest_that_was_changed_is_refused(tmp_path):
             ScoreStore.open(tmp_path)
     content = json.loads(text)
     content["shards"][0]["file"] = "../outside.arrow"
+    content["sha256"] = hash_content([content["identity"], content["shards"]])
     manifest.write_text(json.dumps(content))
     with pytest.raises(UserError, match="is no name of something inside"):
         ScoreStore.open(tmp_path)

@@ -131,16 +131,22 @@ def wandb_logger(settings: dict[str, Any], run_id: str, seed: int, folder: Path,
     options = {
         "project": "forgetting", "group": run_id, "name": f"{run_id}/seed-{seed}", "id": identity, **settings,
     }  # fmt: skip
-    known = inspect.signature(wandb.init).parameters
-    if unknown := [name for name in options if name not in known]:
-        raise UserError(
-            f"run.wandb has {', '.join(unknown)}, which wandb.init does not take. It takes {', '.join(known)}."
-        )
     mode = wandb_mode(options.pop("mode", None))
-    if mode not in MODES:
-        raise UserError(f"run.wandb.mode is {mode!r}; one of {', '.join(MODES)} was expected.")
     folder.mkdir(parents=True, exist_ok=True)
     return WandbLogger(save_dir=str(folder), mode=mode, log_model=False, **options)
+
+
+def refuse_wandb_settings(settings: dict[str, Any]) -> None:
+    """Refuse what Weights & Biases would refuse, before anything is written.
+
+    Raises:
+        UserError: A setting is unknown, or the mode is none.
+    """
+    known = inspect.signature(wandb.init).parameters
+    if unknown := [name for name in settings if name not in known]:
+        raise UserError(f"run.wandb has {', '.join(unknown)}, which wandb.init does not take: {', '.join(known)}.")
+    if settings.get("mode") not in (None, *MODES):
+        raise UserError(f"run.wandb.mode is {settings['mode']!r}; one of {', '.join(MODES)} was expected.")
 
 
 def wandb_mode(asked: str | None) -> str:

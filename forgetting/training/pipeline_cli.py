@@ -20,7 +20,7 @@ from forgetting.model.adapter_folder import refuse_damaged_adapter
 from forgetting.run import Run, RunSettings, computed
 from forgetting.training.checkpoints import ResumePoint, load_checkpoint, resume_from
 from forgetting.training.data import ForgettingData
-from forgetting.training.logging import MetricsFile, wandb_logger
+from forgetting.training.logging import MetricsFile, refuse_wandb_settings, wandb_logger
 from forgetting.training.module import FineTuner
 from forgetting.training.naming import Naming, learns_every_token
 from forgetting.training.provenance import InputCheck
@@ -143,6 +143,7 @@ class PipelineCLI(LightningCLI):
             metrics = MetricsFile(self.run.folder / "metrics.csv")
             loggers = [metrics]
             if settings.wandb is not None:
+                refuse_wandb_settings(settings.wandb)
                 identity = self._wandb_identity()
                 loggers.append(wandb_logger(settings.wandb, self.run.id, self.run.seed, self.run.folder, identity))
             callbacks = [
