@@ -171,3 +171,15 @@ def test_a_process_killed_between_two_renames_loses_nothing(work, whole):
     (RUN / "checkpoints/last.ckpt").unlink()  # the old one is `previous.ckpt` by then, and the new one not yet here
     main(FIT)
     assert adapter_bytes() == adapter_bytes(whole)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_is_the_same_run_at_weights_and_biases(work, whole, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    options = [*FIT, "--run.wandb", "{project: mine}"]
+    assert in_process([*options, *signal_at(step=3)]) == -signal.SIGKILL
+    assert in_process(options) == 0
+    launches = [path.name for path in RUN.glob("wandb/offline-run-*")]
+    assert len(launches) == 2
+    assert {name.rsplit("-", 1)[-1] for name in launches} == {(RUN / "wandb.id").read_text()}
+    assert adapter_bytes() == adapter_bytes(whole)

@@ -16,7 +16,7 @@ from forgetting.run import Run
 from forgetting.training.signals import leave, signals_of
 
 SUMS = "sha256"
-"""File with the hashes of the last three checkpoints: torch compares nothing when it reads one."""
+"""File with the hashes of the last ten checkpoints (a process killed before it renames leaves one that never was)."""
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -74,9 +74,9 @@ def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
 
 def _add_sum(file: Path, sha256: str) -> None:
     """Note the hash of a checkpoint before it gets its name: at every moment that of each one there is among them."""
-    known = file.read_text(encoding="ascii").split() if file.is_file() else []
+    known = file.read_text(encoding="ascii", errors="replace").split() if file.is_file() else []
     with complete_or_absent(file) as temporary:
-        temporary.write_text("\n".join([*known[-2:], sha256]) + "\n", encoding="ascii")
+        temporary.write_text("\n".join([*known[-9:], sha256]) + "\n", encoding="utf-8")
 
 
 def _refuse_damaged(path: Path) -> None:
