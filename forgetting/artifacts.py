@@ -71,7 +71,7 @@ def _temporary(path: Path) -> Path:
     for left in path.parent.glob(f".{_escaped(path.name)}.*.partial"):
         maker, _, number = left.name.removeprefix(f".{path.name}.").removesuffix(".partial").rpartition("~")
         name, _, process = maker.rpartition("~")
-        if number and name == host and process.isdigit() and not _is_alive(int(process)):
+        if number and name == host and process.isdigit() and not is_alive(int(process)):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     return path.with_name(f".{path.name}.{host}~{os.getpid()}~{uuid.uuid4().hex[:12]}.partial")
 
@@ -80,7 +80,8 @@ def _escaped(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether there is a process of this number on this host."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -96,7 +96,7 @@ def test_a_rank_does_not_outlive_the_process_that_started_it(work):
     while not (started := children(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.kill()
-    process.communicate()
+    process.wait()  # not for its output: the rank that it leaves behind holds that open
     assert started
     while (left := [pid for pid in started if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
         time.sleep(0.2)

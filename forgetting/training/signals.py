@@ -12,6 +12,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
+from forgetting.artifacts import is_alive
+
 PARENT = "FORGETTING_PARENT"
 
 
@@ -65,13 +67,15 @@ def leave_with_parent() -> None:
     Lightning starts the other ranks of a node before they have found each other. When the first one is ended there, by
     a signal or an error, they would wait for it for half an hour.
     """
-    if os.environ.get(PARENT) == str(os.getppid()):
-        threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
+    parent = int(os.environ.get(PARENT, os.getpid()))
+    if "LOCAL_RANK" in os.environ and parent != os.getpid():
+        threading.Thread(target=_end_after, args=(parent, os.getppid() == parent), daemon=True).start()
     os.environ[PARENT] = str(os.getpid())
 
 
-def _end_after(parent: int) -> None:
-    while os.getppid() == parent:
+def _end_after(parent: int, is_ours: bool) -> None:
+    # It may be gone before we come to look: then we are another process's child already.
+    while os.getppid() == parent or (not is_ours and is_alive(parent)):
         time.sleep(1)
     os._exit(128 + signal.SIGTERM)
 
