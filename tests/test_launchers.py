@@ -64,7 +64,7 @@ def free_port() -> str:
         return str(opened.getsockname()[1])
 
 
-@pytest.mark.parametrize(("ranks", "workers"), [(DDP, "0"), (DDP, "1"), (SHARDED, "1")])
+@pytest.mark.parametrize(("ranks", "workers"), [(DDP, "1"), (SHARDED, "1")])
 def test_two_ranks_terminated_in_the_middle_resume_to_the_bytes_of_an_uninterrupted_run(work, ranks, workers):
     options = [*FIT, *ranks, f"--data.num_workers={workers}", "--run.checkpoint_every_n_steps=100"]
     ((status, said),) = finish(start(*options))
@@ -97,6 +97,8 @@ def test_a_rank_does_not_outlive_the_process_that_started_it(work):
         time.sleep(0.1)
     process.kill()
     process.wait()  # not for its output: the rank that it leaves behind holds that open
+    assert process.stdout is not None
+    process.stdout.close()
     assert started
     while (left := [pid for pid in started if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -125,9 +127,8 @@ def test_one_task_for_two_devices_is_refused(work, monkeypatch):
     assert not RUN.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_a_slurm_job_of_two_tasks_is_signaled_and_submitted_again(work, number):
-    """As `sbatch --ntasks-per-node 2 --signal=…` with `srun`: every task gets the signal."""
+def test_a_slurm_job_of_two_tasks_is_signaled_and_submitted_again(work):
+    """As `sbatch --ntasks-per-node 2 --signal=…` with `srun`; the signal reaches one task first."""
     options = [*FIT, *DDP, "--run.checkpoint_every_n_steps=100"]
 
     def job(*more: str) -> list[tuple[int, str]]:
@@ -137,12 +138,12 @@ def test_a_slurm_job_of_two_tasks_is_signaled_and_submitted_again(work, number):
         ]
         return finish(*tasks)
 
-    # The signals reach the tasks at different steps: they leave at the same one.
-    ended = job(*signal_at(number=int(number), step=4, rank=1))
-    assert ended[1][0] == 128 + number, ended[1][1][-3000:]
-    assert ended[0][0] != 0
-    assert "2 process(es)" in ended[0][1]
-    assert steps_in_checkpoint(RUN / "checkpoints/last.ckpt") == 4
+    for number, step in ((signal.SIGUSR1, 4), (signal.SIGTERM, 9)):
+        ended = job(*signal_at(number=int(number), step=step, rank=1))
+        assert ended[1][0] == 128 + number, ended[1][1][-3000:]
+        assert ended[0][0] != 0
+        assert "2 process(es)" in ended[0][1]
+        assert steps_in_checkpoint(RUN / "checkpoints/last.ckpt") == step
     assert not list(Path("runs").rglob("hpc_ckpt*"))
     ended = job()
     assert [status for status, _ in ended] == [0, 0], ended[0][1][-3000:]
