@@ -4,18 +4,28 @@ from pathlib import Path
 from typing import Any
 
 from forgetting.artifacts import read_json, write_json
+from forgetting.errors import UserError
 from forgetting.lock import locked
 
 FILE = "cost.json"
 
 
 def read_costs(folder: Path) -> list[dict[str, Any]]:
-    """The entries of a folder; none where nothing has been recorded."""
+    """The entries of a folder; none where nothing has been recorded.
+
+    Raises:
+        UserError: The file is not as the stages write it.
+    """
     path = folder / FILE
     if not path.is_file():
         return []
-    entries = read_json(path, list, remedy="Remove it: nothing but the times of its stages is lost.")
-    return [entry for entry in entries if isinstance(entry, dict) and "stage" in entry and "seconds" in entry]
+    remedy = "Move it away: the times in it are lost, the results are not."
+    entries = read_json(path, list, remedy=remedy)
+    kinds = {"stage": str, "seconds": (int, float), "device": str}
+    for entry in entries:
+        if not isinstance(entry, dict) or any(not isinstance(entry.get(k), kind) for k, kind in kinds.items()):
+            raise UserError(f"{path} has an entry without {', '.join(kinds)}: it is damaged. {remedy}")
+    return entries
 
 
 def record_cost(folder: Path, entry: dict[str, Any], replace: bool) -> None:

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -104,14 +106,22 @@ def test_another_precision_does_not_resume_a_run(work):
     assert json.loads((RUN / "validation.json").read_text())["precision"] == "bf16-mixed"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own needs root")
-def test_a_full_disk_loses_nothing_and_says_so(work, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=140k", "tmpfs", str(disk)], check=False)
+@contextmanager
+def disk_of(size: str, folder: Path) -> Iterator[Path]:
+    """A file system of its own, which nothing but a test can fill."""
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=False)
     if mounted.returncode:
         pytest.skip("no file system can be mounted here")
     try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own needs root")
+def test_a_full_disk_loses_nothing_and_says_so(work, tmp_path):
+    with disk_of("140k", tmp_path / "disk") as disk:
         shutil.copytree("runs/tiny/reference", disk / "tiny/reference", ignore=shutil.ignore_patterns("checkpoints"))
         options = [*FIT, "--run.root", str(disk), "--run.checkpoint_every_n_steps", "1"]
         with pytest.raises(UserError, match=r"No space left|could not be written"):
@@ -122,25 +132,16 @@ def test_a_full_disk_loses_nothing_and_says_so(work, tmp_path):
         main(options)
         main(FIT)
         assert adapter_bytes(disk / "tiny/forgetting/seed-0") == adapter_bytes()
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own needs root")
 def test_a_store_on_a_read_only_disk_serves_any_selection(work, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], check=False)
-    if mounted.returncode:
-        pytest.skip("no file system can be mounted here")
-    try:
+    with disk_of("8m", tmp_path / "disk") as disk:
         shutil.copytree(REFERENCE_RUN, disk / "seed-0")
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         main([*FIT, "--data.store", str(disk / "seed-0/scores"), "--data.positive_fraction", "0.31"])
         assert list(Path("runs/tiny").glob("forgetting@*/seed-0/adapter"))
         main(["score", "--config", REFERENCE, "--data.store", str(disk / "seed-0/scores")])  # complete: nothing to do
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_score_writes_where_it_is_told(work):

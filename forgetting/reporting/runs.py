@@ -6,6 +6,7 @@ from types import NoneType
 from typing import Any
 
 from forgetting.artifacts import read_json
+from forgetting.cost import read_costs
 from forgetting.errors import UserError
 from forgetting.evaluation.naming import base_folder, results_name
 from forgetting.reporting.spec import TableSpec
@@ -86,16 +87,7 @@ class RunFolders:
         Raises:
             UserError: The file is not as the stages write it.
         """
-        path = folder / "cost.json"
-        if not path.is_file():
-            return []
-        remedy = "Move it away: the times in it are lost, the results are not."
-        entries = read_json(path, list, remedy=remedy)
-        kinds = {"stage": str, "seconds": (int, float), "device": str}
-        for entry in entries:
-            if not isinstance(entry, dict) or any(not isinstance(entry.get(k), kind) for k, kind in kinds.items()):
-                raise UserError(f"{path} has an entry without {', '.join(kinds)}: it is damaged. {remedy}")
-        return [entry for entry in entries if entry["stage"] == stage]
+        return [entry for entry in read_costs(folder) if entry["stage"] == stage]
 
 
 def _is_result(content: dict[str, Any]) -> bool:

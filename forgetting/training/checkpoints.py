@@ -61,7 +61,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def steps_in_checkpoint(path: Path) -> int:
-    """Optimiser steps done when a checkpoint was written."""
+    """Optimiser steps done when a checkpoint was written, by a look that loads no tensor.
+
+    Raises:
+        UserError: As `load_checkpoint`.
+    """
+    _refuse_damaged(path)
     return int(_read(path, mmap=True)["global_step"])
 
 

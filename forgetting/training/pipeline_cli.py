@@ -18,7 +18,7 @@ from forgetting.errors import UserError
 from forgetting.lock import locked
 from forgetting.model.adapter_folder import refuse_damaged_adapter
 from forgetting.run import Run, RunSettings, computed
-from forgetting.training.checkpoints import ResumePoint, load_checkpoint, resume_from
+from forgetting.training.checkpoints import ResumePoint, resume_from
 from forgetting.training.data import ForgettingData
 from forgetting.training.logging import MetricsFile, refuse_wandb_settings, wandb_logger
 from forgetting.training.module import FineTuner
@@ -204,7 +204,6 @@ class PipelineCLI(LightningCLI):
         if path is not None:
             if not path.is_file():
                 raise UserError(f"There is no checkpoint {path} to resume from; leave --ckpt_path out to begin.")
-            load_checkpoint(path)  # damaged: said here, before anything is loaded
             print(f"resuming from {path}")
         checkpoint = None if path is None else str(path)
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True, **options)

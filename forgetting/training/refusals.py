@@ -51,7 +51,7 @@ def refuse_settings(config: Mapping[str, Any], command: str) -> None:
     if name.lower().startswith(("fsdp", "deepspeed")):
         raise UserError(
             f"trainer.strategy is {name}, which this code does not support: it wants one dtype in a unit, and the "
-            "adapter is float32 next to a bfloat16 base. Use forgetting.model.sharding.ShardedStrategy (FSDP2)."
+            "adapter is float32 next to a bfloat16 base. Use --trainer.strategy sharded (FSDP2)."
         )
     if not 0 <= config["model"]["seed"] < 2**32:
         raise UserError(f"The run's seed is {config['model']['seed']}; it must be 0 or more, and below 2 to the 32.")
