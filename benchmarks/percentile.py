@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from setting import machine, private_memory
 
-from forgetting.scores.selection import Selection, cut_at
-from forgetting.scores.store import ScoreStore, close_store, shard_ranges, write_shard
+from forgetting.method.selection import Selection, cut_at
+from forgetting.method.store import ScoreStore, close_store, shard_ranges, write_shard
 
 PIECE = 2**20
 RHO = 0.7

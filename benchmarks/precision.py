@@ -11,12 +11,12 @@ import torch
 from setting import machine
 
 from forgetting.corpus.tokens import TokenizedCorpus, TokenizedSplit
+from forgetting.method.scoring import ScoringDataset, score_shard
+from forgetting.method.selection import Granularity, Selection, quality, sequence_means, sides
+from forgetting.method.store import ScoreStore, shard_ranges
 from forgetting.model.backbone import load_backbone
 from forgetting.model.language_model import LanguageModel
 from forgetting.model.lora import load_lora
-from forgetting.scores.scoring import ScoringDataset, score_shard
-from forgetting.scores.selection import Granularity, Selection, quality, sequence_means, sides
-from forgetting.scores.store import ScoreStore, shard_ranges
 
 
 def scored(backbone: str, adapter: Path, split: TokenizedSplit, precision: str, budget: int) -> np.ndarray:

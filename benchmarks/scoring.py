@@ -31,11 +31,11 @@ from setting import (
     write_source,
 )
 
+from forgetting.method.module import FineTuner
+from forgetting.method.objectives import FullTokens
+from forgetting.method.store import ScoreStore
 from forgetting.model.lora import Lora
-from forgetting.scores.store import ScoreStore
-from forgetting.training.module import FineTuner
-from forgetting.training.objectives import FullTokens
-from forgetting.training.trainer import Trainer
+from forgetting.runs.trainer import Trainer
 
 
 class Start(Callback):

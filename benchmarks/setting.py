@@ -16,10 +16,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from forgetting.corpus.configuration import CorpusConfig, Source
+from forgetting.method.data import ForgettingData
 from forgetting.model.backbone import load_backbone
 from forgetting.model.language_model import LanguageModel
 from forgetting.model.lora import Lora, add_lora
-from forgetting.training.data import ForgettingData
 
 SPECIAL = ["<s>", "</s>"]
 

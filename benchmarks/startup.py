@@ -18,12 +18,12 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from setting import Shape, adapted, data_module, machine, private_memory, resident, write_backbone, write_source
 
+from forgetting.method.module import FineTuner
+from forgetting.method.objectives import Forgetting
+from forgetting.method.selection import Selection
+from forgetting.method.store import close_store, shard_ranges, write_shard
 from forgetting.model.lora import Lora
-from forgetting.scores.selection import Selection
-from forgetting.scores.store import close_store, shard_ranges, write_shard
-from forgetting.training.module import FineTuner
-from forgetting.training.objectives import Forgetting
-from forgetting.training.trainer import Trainer
+from forgetting.runs.trainer import Trainer
 
 SMALL = Shape(hidden=64, layers=2, vocab=2000, intermediate=176, heads=2, kv_heads=2)
 

@@ -32,13 +32,13 @@ from setting import (
 from transformers import AutoTokenizer, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
+from forgetting.method.data import ForgettingData
+from forgetting.method.module import FineTuner
+from forgetting.method.objectives import FullTokens
 from forgetting.model.backbone import load_backbone
 from forgetting.model.lora import Lora, load_lora
-from forgetting.training.data import ForgettingData
-from forgetting.training.logging import MetricsFile
-from forgetting.training.module import FineTuner
-from forgetting.training.objectives import FullTokens
-from forgetting.training.trainer import Trainer
+from forgetting.runs.metrics import MetricsFile
+from forgetting.runs.trainer import Trainer
 
 LEARNING_RATE = 1e-3
 

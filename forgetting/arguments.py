@@ -2,16 +2,42 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from forgetting.errors import UserError
 from forgetting.paths import CONFIGS
-from forgetting.run import flat, read_yaml
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A configuration file as plain dictionaries.
+
+    Raises:
+        UserError: It is missing or not YAML.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"There is no configuration file {path}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no configuration: a YAML mapping was expected.")
+    return content
+
+
+def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted keys."""
+    if not isinstance(content, Mapping) or not content:
+        return {prefix: content}
+    parts = [flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in content.items()]
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def config_files(arguments: Sequence[str]) -> list[Path]:

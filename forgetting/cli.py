@@ -19,7 +19,7 @@ from forgetting.arguments import base_files
 from forgetting.errors import UserError
 
 if TYPE_CHECKING:
-    from forgetting.training.pipeline_cli import PipelineCLI
+    from forgetting.runs.trainer_cli import PipelineCLI
 
 TRAINER_COMMANDS = {
     "fit": "Fine-tune: a reference on D_ref, or a method on D_train. Goes on where a stopped run stands.",
@@ -27,10 +27,10 @@ TRAINER_COMMANDS = {
     "score": "Write base and reference nll of every response token into the reference's score store.",
 }
 COMMANDS = {
-    "prepare": ("forgetting.training.prepare:prepare_command", "Make the corpus: sources, duplicates, draw, tokens."),
+    "prepare": ("forgetting.runs.prepare:prepare_command", "Make the corpus: sources, duplicates, draw, tokens."),
     "evaluate": ("forgetting.evaluation.command:evaluate_command", "Benchmarks on a run, a model folder or a hub id."),
     "compare": ("forgetting.evaluation.command:compare_command", "Paired difference of two evaluations."),
-    "table": ("forgetting.reporting.command:table_command", "A table or figure of the paper: ours beside the paper's."),
+    "table": ("forgetting.studies.command:table_command", "A table or figure of the paper: ours beside the paper's."),
     "lab": ("forgetting.lab.command:lab_command", "The paper's comparison on a generated world with known noise."),
 }
 
@@ -81,7 +81,7 @@ def usage() -> str:
 def build_cli(arguments: Sequence[str]) -> "PipelineCLI":
     """Parse and run a command that needs a Trainer."""
     bases = base_files(arguments)  # before the imports, which take seconds
-    from forgetting.training.pipeline_cli import PipelineCLI
+    from forgetting.runs.trainer_cli import PipelineCLI
 
     return PipelineCLI(list(arguments), bases)
 

@@ -17,12 +17,12 @@ from conftest import write_backbone
 from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
 
+from forgetting.method.store import ScoreStore
 from forgetting.model.backbone import load_backbone
 from forgetting.model.batch import MicroBatch, pad
 from forgetting.model.language_model import LanguageModel
 from forgetting.model.lora import Lora, add_lora
 from forgetting.model.sharding import shard_model
-from forgetting.scores.store import ScoreStore
 
 EXPERIMENT = """
 run: {{checkpoint_every_n_steps: 2}}

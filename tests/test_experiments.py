@@ -18,9 +18,9 @@ from forgetting.arguments import base_files
 from forgetting.cli import build_cli, main
 from forgetting.errors import UserError
 from forgetting.evaluation.suite import load_suite
-from forgetting.reporting.plan import Plan, load_experiment
-from forgetting.reporting.spec import Overhead, Stated, TableSpec, Total
-from forgetting.reporting.spec_file import load_spec
+from forgetting.studies.plan import Plan, load_experiment
+from forgetting.studies.spec import Overhead, Stated, TableSpec, Total
+from forgetting.studies.spec_file import load_spec
 
 REPOSITORY = Path(__file__).parent.parent
 EXPERIMENTS = REPOSITORY / "experiments"

@@ -16,8 +16,8 @@ from small_experiment import METHOD, REFERENCE, RUN, adapter_bytes, in_process, 
 from forgetting.cli import main
 from forgetting.errors import UserError
 from forgetting.lock import locked
-from forgetting.training.module import FineTuner
-from forgetting.training.records import RunRecord
+from forgetting.method.module import FineTuner
+from forgetting.runs.records import RunRecord
 
 FIT = ["fit", "--config", METHOD]
 REFERENCE_RUN = Path("runs/tiny/reference/seed-0")

@@ -14,7 +14,7 @@ from forgetting.lab.noise import Kind
 from forgetting.lab.pretraining import word_tokenizer
 from forgetting.lab.quality import KINDS, area_under_curve, detection, known_noise
 from forgetting.lab.sources import SOURCES, draw_sources, write_rows
-from forgetting.scores.store import ScoreStore, ShardRange, close_store, write_shard
+from forgetting.method.store import ScoreStore, ShardRange, close_store, write_shard
 
 CLEAN, MISLEADING, RANDOM, BOILERPLATE = range(4)
 

@@ -14,7 +14,7 @@ from small_experiment import METHOD, REFERENCE, RUN, STEPS, adapter_bytes, in_pr
 
 from forgetting.cli import main
 from forgetting.errors import UserError
-from forgetting.training.checkpoints import steps_in_checkpoint
+from forgetting.runs.checkpoints import steps_in_checkpoint
 
 pytestmark = pytest.mark.slow
 FIT = ["fit", "--config", METHOD]

@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM
 
 from forgetting.cli import main
 from forgetting.errors import UserError
-from forgetting.scores.store import ScoreStore
-from forgetting.training.objectives import scheduled_coefficient
+from forgetting.method.objectives import scheduled_coefficient
+from forgetting.method.store import ScoreStore
 
 BASE = """
 run: {{checkpoint_every_n_steps: 1}}

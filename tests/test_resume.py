@@ -20,8 +20,8 @@ from small_experiment import (
 
 from forgetting.cli import main
 from forgetting.errors import UserError
-from forgetting.training.checkpoints import load_checkpoint, steps_in_checkpoint
-from forgetting.training.steps import StepSampler
+from forgetting.method.steps import StepSampler
+from forgetting.runs.checkpoints import load_checkpoint, steps_in_checkpoint
 
 FIT = ["fit", "--config", METHOD]
 

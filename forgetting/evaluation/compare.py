@@ -14,7 +14,7 @@ from forgetting.evaluation.finished import read_task
 from forgetting.evaluation.naming import results_name, suites_in, task_path
 from forgetting.evaluation.results import read_results
 from forgetting.paths import CONFIGS
-from forgetting.run import seed_folders
+from forgetting.run_folder import seed_folders
 
 Interval = tuple[float, float]
 

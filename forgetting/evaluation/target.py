@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from forgetting.arguments import read_yaml
 from forgetting.artifacts import hash_content, hash_file, read_json
 from forgetting.errors import UserError
 from forgetting.evaluation.naming import base_folder, is_folder_name
-from forgetting.run import read_yaml, seed_folders
+from forgetting.run_folder import seed_folders
 
 ROOT = Path("runs")
 """Where results of models that are no runs go, in `base/`."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import yaml
 
-from forgetting.cost import record_cost
+from forgetting.run_folder import record_cost
 
 
 def append_cost(folder: Path, seconds: float, device: str | None) -> None:

@@ -13,11 +13,11 @@ from forgetting.lab.pretraining import one_thread
 from forgetting.lab.quality import Detection, detection, known_noise
 from forgetting.lab.stages import Stages
 from forgetting.lab.world import World, write_world
+from forgetting.method.data import ForgettingData
+from forgetting.method.store import ScoreStore
 from forgetting.paths import CONFIGS, EXPERIMENTS
-from forgetting.reporting.runs import RunFolders
-from forgetting.scores.store import ScoreStore
-from forgetting.training.data import ForgettingData
-from forgetting.training.pipeline_cli import PipelineCLI
+from forgetting.runs.trainer_cli import PipelineCLI
+from forgetting.studies.runs import RunFolders
 
 REFERENCE = "reference"
 SUITE = "lab"

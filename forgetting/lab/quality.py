@@ -11,8 +11,8 @@ from forgetting.corpus.prepare import Corpus
 from forgetting.corpus.tokens import TokenizedSplit
 from forgetting.errors import UserError
 from forgetting.lab.noise import Kind
-from forgetting.scores.selection import Selection, quality
-from forgetting.scores.store import ScoreStore
+from forgetting.method.selection import Selection, quality
+from forgetting.method.store import ScoreStore
 
 KINDS = tuple(Kind)
 

@@ -1,0 +1,273 @@
+"""From a corpus and its scores to optimiser steps with positive and negative masks."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from forgetting.corpus.configuration import CorpusConfig
+from forgetting.corpus.prepare import Corpus, prepare_corpus
+from forgetting.corpus.tokens import TokenizedCorpus, TokenizedSplit, tokenize_corpus, tokenizer_hash
+from forgetting.errors import UserError
+from forgetting.method.masks import ByScore, EveryToken, SideMasks
+from forgetting.method.scoring import ScoringDataset, ShardWork
+from forgetting.method.selection import Granularity, Selection, Sides
+from forgetting.method.steps import (
+    OptimizerStep,
+    SidedBatch,
+    SidedBatches,
+    StepDataset,
+    StepSampler,
+    share_out,
+)
+from forgetting.method.store import ScoreStore, ShardRange, has_shard, shard_ranges
+from forgetting.model.adapter_folder import adapter_hash
+from forgetting.model.backbone import backbone_identity, load_configuration, load_tokenizer
+
+SCORED = ("train", "validation")
+
+MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}
+"""Padded tokens of a micro-batch by device, see docs/performance.md: small on a CPU, where padding costs most."""
+
+
+class ForgettingData(LightningDataModule):
+    """Optimiser steps over D_train (or D_ref), each token marked positive, negative or neither.
+
+    Masks are derived from the score store, never stored: another ρ needs no new scoring.
+
+    Args:
+        corpus: What the corpus is made from.
+        backbone: Model whose tokenizer is used (the module's; linked by the command line).
+        revision: Hub revision of the backbone.
+        corpora: Folder that holds prepared corpora.
+        template: How messages become text: `tulu` (the paper's), `chat` (the tokenizer's own) or `plain`.
+        max_length: Tokens of a sequence; longer ones are cut on the right.
+        split: `train`, or `reference` to train a reference model on D_ref, every response token positive.
+        reference: Experiment whose store gives the scores, such as table3/llama-3.2-3b/reference; None is the
+            `reference` beside the experiment. The command line finds `store` by it.
+        reference_seed: Seed of the reference's run.
+        store: Folder of the score store.
+        positive_fraction: ρ, or "all": every response token, and no store is needed.
+        granularity: Select tokens or whole sequences.
+        forget_fraction: The lowest share that is forgotten, what lies between being ignored; None: all but ρ.
+        threshold: Select Q > threshold; `positive_fraction` must be null then.
+        batch_size: Sequences in an optimiser step.
+        micro_batch_tokens: Padded tokens of one forward pass; bounds memory and changes nothing else. None: by device.
+        shuffle: Draw the order from the run's seed; false keeps the order of the corpus.
+        num_workers: Processes that build steps.
+        shard_size: Examples in a shard of the score store.
+        seed: The run's seed (linked to seed_everything by the command line).
+        every_token: Every response token is positive, whatever ρ: what FullTokens learns (linked to model.objective by
+            the command line). No store is needed then.
+    """
+
+    def __init__(
+        self,
+        corpus: CorpusConfig,
+        backbone: str,
+        revision: str | None = None,
+        corpora: Path = Path("corpora"),
+        template: Literal["tulu", "chat", "plain"] = "tulu",
+        max_length: int = 2048,
+        split: Literal["train", "reference"] = "train",
+        reference: str | None = None,
+        reference_seed: int = 0,
+        store: Path | None = None,
+        positive_fraction: float | Literal["all"] | None = 0.7,
+        granularity: Granularity = "token",
+        forget_fraction: float | None = None,
+        threshold: float | None = None,
+        batch_size: int = 24,
+        micro_batch_tokens: int | None = None,
+        shuffle: bool = True,
+        num_workers: int = 0,
+        shard_size: int = 512,
+        seed: int = 0,
+        every_token: bool = False,
+    ) -> None:
+        super().__init__()
+        if split == "reference" or every_token:
+            positive_fraction, forget_fraction, threshold = "all", None, None
+        self.selection = Selection(positive_fraction, granularity, forget_fraction, threshold)
+        for name, value, least in (
+            ("max_length", max_length, 2), ("batch_size", batch_size, 1), ("micro_batch_tokens", micro_batch_tokens, 1),
+            ("shard_size", shard_size, 1), ("num_workers", num_workers, 0), ("reference_seed", reference_seed, 0),
+        ):  # fmt: skip
+            if value is not None and value < least:
+                raise UserError(f"data.{name} is {value}; it must be at least {least}.")
+        self.configuration = corpus
+        self.backbone, self.revision = backbone, revision
+        self.corpora = corpora
+        self.template: str = template
+        self.max_length = max_length
+        self.train_split = split
+        self.store_folder = store
+        self.batch_size = batch_size
+        self.micro_batch_tokens = micro_batch_tokens
+        self.shuffle = shuffle
+        self.num_workers = num_workers
+        self.shard_size = shard_size
+        self.seed = seed
+        self.score_command = "python -m forgetting score --config <the reference experiment>"
+        self.store: ScoreStore | None = None
+        self.sides: Sides | None = None
+        self._tokens: TokenizedCorpus | None = None
+        self.tokenizer_hash = ""
+        self.num_token_ids = 0
+        self.store_identity: dict[str, Any] = {}
+        self.pending: list[ShardRange] = []
+        self.validation_sides = (0, 0)
+        self.resumed_steps = 0
+        """Optimiser steps in the checkpoint that is about to be restored; the Trainer sets it."""
+
+    def open_corpus(self) -> tuple[Corpus, TokenizedCorpus]:
+        """The corpus and its tokens, made where they do not exist yet."""
+        tokenizer = load_tokenizer(self.backbone, self.revision)
+        self.tokenizer_hash = tokenizer_hash(tokenizer)
+        self.num_token_ids = len(tokenizer)
+        corpus = prepare_corpus(self.configuration, self.corpora)
+        return corpus, tokenize_corpus(corpus, tokenizer, self.template, self.max_length)
+
+    def prepare_data(self) -> None:
+        """Make the corpus and its tokens where they do not exist yet (one process a node)."""
+        self.open_corpus()
+
+    def setup(self, stage: str) -> None:
+        """Open the corpus, memory-mapped; for training open the store and find the cut.
+
+        Raises:
+            UserError: The store is missing, unfinished, or of another corpus, tokenizer, template, length or backbone.
+        """
+        self.corpus, self._tokens = self.open_corpus()
+        self._check_backbone()
+        if stage == "fit" and len(self.tokens.split(self.train_split)) == 0:
+            raise UserError(
+                f"There is nothing to train on: the corpus has no {self.train_split} examples. Raise "
+                f"data.corpus.num_{self.train_split}."
+            )
+        if stage == "predict":
+            trainer = self.trainer
+            assert trainer is not None, "scoring needs a trainer"
+            module = trainer.lightning_module
+            self.store_identity = {
+                **self.identity(), "adapter": module.adapter_hash, "dtype": module.dtype_name,
+                "four_bit": module.four_bit, "precision": trainer.precision,
+            }  # fmt: skip
+            # Before any rank writes: all must come to the same list.
+            folder = self.store_folder
+            assert folder is not None, "scoring needs data.store"
+            self.pending = [shard for shard in self.shards() if not has_shard(folder, shard, self.store_identity)]
+        elif self.selection.positive_fraction != "all":
+            self.store = self._matching_store()
+            self.sides = self.store.sides(self.selection)
+
+    @property
+    def tokens(self) -> TokenizedCorpus:
+        """The tokenised corpus, once `setup` has run."""
+        assert self._tokens is not None, "setup() has not run"
+        return self._tokens
+
+    def _check_backbone(self) -> None:
+        """Refuse sequences longer than the backbone's positions and tokens that its embedding has no row for."""
+        config = load_configuration(self.backbone, self.revision).get_text_config()
+        splits = [self.tokens.split(name) for name in {self.train_split, *SCORED}]
+        longest = max((int(split.lengths.max()) for split in splits if len(split)), default=0)
+        positions = getattr(config, "max_position_embeddings", None)
+        if positions is not None and longest > positions:
+            raise UserError(
+                f"{self.backbone} has {positions} positions and the corpus has a sequence of {longest} tokens. Set "
+                f"data.max_length to {positions} or less."
+            )
+        if self.num_token_ids > config.vocab_size:  # mostly tokens that no text holds
+            highest = max(int(split.input_ids(i).max()) for split in splits for i in range(len(split)))
+            if highest >= config.vocab_size:
+                raise UserError(
+                    f"The tokenizer of {self.backbone} gives token {highest}, but the model's embedding has "
+                    f"{config.vocab_size} rows: tokenizer and model do not belong together."
+                )
+
+    def identity(self) -> dict[str, Any]:
+        """What scores over this corpus depend on, the adapter apart."""
+        base = backbone_identity(self.backbone, self.revision)
+        return {
+            "corpus": self.corpus.content_hash, "tokens": self.tokens.content_hash, "tokenizer": self.tokenizer_hash,
+            "template": self.template, "max_length": self.max_length, "base": base["hash"],
+        }  # fmt: skip
+
+    def _matching_store(self) -> ScoreStore:
+        if self.store_folder is None:
+            raise UserError(f"There is no score store: give data.store, or make one with\n  {self.score_command}")
+        try:
+            store = ScoreStore.open(self.store_folder)
+        except UserError as error:
+            raise UserError(f"{error} Make it with\n  {self.score_command}") from None
+        names = {
+            "corpus": "corpus", "tokenizer": "tokenizer", "template": "template", "max_length": "max_length",
+            "base": "backbone", "tokens": "tokenised corpus",
+        }  # fmt: skip
+        for key, ours in self.identity().items():
+            theirs = store.identity.get(key)
+            if theirs != ours:
+                raise UserError(
+                    f"The score store {store.folder} belongs to another {names[key]}: it was made with {theirs}, this "
+                    f"experiment has {ours}. Make the right one with\n  {self.score_command}"
+                )
+        trained = store.folder.parent / "adapter"  # where the store lies in the run of its reference
+        if trained.is_dir() and adapter_hash(trained) != store.identity["adapter"]:
+            raise UserError(
+                f"The score store {store.folder} was made with another adapter than the one beside it. Remove it "
+                f"and score again with\n  {self.score_command}"
+            )
+        return store
+
+    def side_masks(self, split: TokenizedSplit) -> SideMasks:
+        """A function from an example of `split` to the sides of its response tokens."""
+        if self.store is None or self.sides is None:
+            return EveryToken(split.num_targets)
+        train, scored = self.store.split("train"), self.store.split(split.name)
+        # D_val ranks as if it followed D_train: a token of it that equals the threshold is not above the cut.
+        after = (0, 0) if split.name == "train" else (len(train), train.num_tokens)
+        return ByScore(scored, self.sides, self.selection.granularity, *after)
+
+    @property
+    def token_budget(self) -> int:
+        """Padded tokens of a micro-batch on this device."""
+        device = self.trainer.strategy.root_device.type if self.trainer else "cpu"
+        return self.micro_batch_tokens or MICRO_BATCH_TOKENS.get(device, MICRO_BATCH_TOKENS["cuda"])
+
+    def train_dataloader(self) -> DataLoader[OptimizerStep]:
+        """One item is one optimiser step."""
+        split = self.tokens.split(self.train_split)
+        trainer = self.trainer
+        assert trainer is not None
+        dataset = StepDataset(split, self.side_masks(split), self.token_budget, trainer.global_rank, trainer.world_size)
+        # Lightning asks for the loader, and starts its workers, before it restores the checkpoint.
+        sampler = StepSampler(
+            len(split), self.batch_size, self.seed if self.shuffle else None,
+            lambda: max(trainer.global_step, self.resumed_steps),
+        )  # fmt: skip
+        return DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> DataLoader[SidedBatch] | list[Any]:
+        """D_val in micro-batches, shared over ranks; by side where the store has scored it."""
+        split = self.tokens.split("validation")
+        if len(split) == 0:
+            return []
+        rank, num_ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        steps = StepDataset(split, self.side_masks(split), self.token_budget)
+        masks = [steps.side_masks(i) for i in range(len(split))] if self.store is not None else []
+        self.validation_sides = tuple(sum(int(m[side].sum()) for m in masks) for side in (0, 1))
+        groups = share_out(split.lengths, self.token_budget, num_ranks)[rank]
+        return DataLoader(SidedBatches(steps, groups), batch_size=None, num_workers=self.num_workers)
+
+    def shards(self) -> list[ShardRange]:
+        """Every shard of this corpus's store, in order."""
+        return [shard for name in SCORED for shard in shard_ranges(name, len(self.tokens.split(name)), self.shard_size)]
+
+    def predict_dataloader(self) -> DataLoader[ShardWork]:
+        """The shards that the store still lacks (the command `score`)."""
+        splits = {name: self.tokens.split(name) for name in SCORED}
+        rank, num_ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        dataset = ScoringDataset(splits, self.pending, self.token_budget, rank, num_ranks)
+        return DataLoader(dataset, batch_size=None, num_workers=self.num_workers)

@@ -1,1 +1,0 @@
-"""Results beside the paper's: tables and figures from the run folders that are there."""

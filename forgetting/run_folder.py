@@ -1,0 +1,48 @@
+"""What others read of a run's folder: which seeds there are, and `cost.json`, what each stage took (Table 11)."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from forgetting.artifacts import read_json, write_json
+from forgetting.errors import UserError
+from forgetting.lock import locked
+
+FILE = "cost.json"
+
+
+def read_costs(folder: Path) -> list[dict[str, Any]]:
+    """The entries of a folder; none where nothing has been recorded.
+
+    Raises:
+        UserError: The file is not as the stages write it.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return []
+    remedy = "Move it away: the times in it are lost, the results are not."
+    entries = read_json(path, list, remedy=remedy)
+    kinds = {"stage": str, "seconds": (int, float), "device": str}
+    for entry in entries:
+        if not isinstance(entry, dict) or any(not isinstance(entry.get(k), kind) for k, kind in kinds.items()):
+            raise UserError(f"{path} has an entry without {', '.join(kinds)}: it is damaged. {remedy}")
+    return entries
+
+
+def record_cost(folder: Path, entry: dict[str, Any], replace: bool) -> None:
+    """Write what a stage took.
+
+    Args:
+        folder: The run's.
+        entry: `stage`, `seconds`, `device`, `tokens` and what else is known.
+        replace: The entry covers the whole stage and takes the place of an earlier one; else it is one more launch.
+    """
+    with locked(folder / ".cost", wait=True):  # fit, score and evaluate of one run may end at the same time
+        entries = [one for one in read_costs(folder) if not (replace and one["stage"] == entry["stage"])]
+        write_json(folder / FILE, [*entries, entry])
+
+
+def seed_folders(experiment: Path) -> list[Path]:
+    """The runs in an experiment's folder, in the order of their seeds; what else lies there (`seed-0.old`) is none."""
+    runs = [path for path in experiment.glob("seed-*") if re.fullmatch(r"seed-(0|[1-9][0-9]*)", path.name)]
+    return sorted((path for path in runs if path.is_dir()), key=lambda path: int(path.name.removeprefix("seed-")))

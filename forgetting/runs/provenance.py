@@ -1,0 +1,132 @@
+"""What a run was made from, and the refusal to mix it with anything else."""
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from forgetting.artifacts import hash_content
+from forgetting.errors import UserError
+from forgetting.method.data import ForgettingData
+from forgetting.method.module import FineTuner
+from forgetting.model.backbone import backbone_identity
+from forgetting.runs.run import Run
+
+FORMAT = 2
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    names = ("forgetting", "torch", "lightning", "transformers", "peft", "datasets")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def provenance(run: Run, data: ForgettingData, module: FineTuner) -> dict[str, Any]:
+    """What a run is made from: every input by its hash."""
+    sides = data.sides
+    return {
+        "format": FORMAT, "id": run.id, "seed": run.seed, "config_hash": run.config_hash, "computed": run.computed,
+        "inputs": all_inputs(data, module),
+        "sides": None if sides is None else {"num_positive": sides.num_positive, "num_negative": sides.num_negative},
+        "unmatched_targets": module.unmatched_targets,
+    }  # fmt: skip
+
+
+def launch(trainer: lightning.Trainer, data: ForgettingData, module: FineTuner) -> dict[str, Any]:
+    """Where and how one launch of a run computes: what changes digits at most, such as which draws dropout makes."""
+    return {
+        "versions": versions(), "device": device_name(trainer.strategy.root_device),
+        "num_processes": trainer.world_size, "strategy": type(trainer.strategy).__name__,
+        "micro_batch_tokens": data.token_budget,
+        "activation_checkpointing": module.activation_checkpointing, "compile": module.compile_decoder,
+        "attention": module.attention,
+    }  # fmt: skip
+
+
+def common_inputs(data: ForgettingData, module: FineTuner) -> dict[str, Any]:
+    """The inputs that every command on a run depends on."""
+    return {
+        "corpus": data.corpus.content_hash, "tokens": data.tokens.content_hash,
+        "base": backbone_identity(module.backbone, module.revision), "tokenizer": data.tokenizer_hash,
+    }  # fmt: skip
+
+
+def all_inputs(data: ForgettingData, module: FineTuner) -> dict[str, Any]:
+    """The inputs of training."""
+    store = data.store
+    return {
+        **common_inputs(data, module),
+        "adapter": module.adapter_hash,
+        "store": None if store is None else store.hash,
+        "reference": None if store is None else store.identity["adapter"],
+    }
+
+
+def checkpoint_identity(run: Run, inputs: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of the run that it belongs to."""
+    hashes = {**inputs, "base": inputs["base"]["hash"]}  # whatever the base is called
+    return {"id": run.id, "seed": run.seed, "config_hash": run.config_hash, "inputs": hash_content(hashes)}
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
+
+
+def refuse_other_inputs(run: Run, inputs: dict[str, Any], trainer: lightning.Trainer) -> None:
+    """Refuse to resume a run whose inputs have changed. Every rank calls it and every rank raises.
+
+    Raises:
+        UserError: What the run was made from is not what is there now.
+    """
+    message = _other_inputs(run, inputs) if trainer.is_global_zero else None
+    # One rank reads the file; if it alone raised, the others would wait for it.
+    message = trainer.strategy.broadcast(message)
+    if message is not None:
+        raise UserError(message)
+
+
+def _other_inputs(run: Run, inputs: dict[str, Any]) -> str | None:
+    try:
+        record = run.provenance()
+    except UserError as error:
+        return str(error)
+    if record is None:
+        return None
+    for name, now in inputs.items():
+        was = record["inputs"].get(name)
+        same = isinstance(was, dict) and was.get("hash") == now["hash"] if name == "base" else was == now
+        if not same:
+            return (
+                f"{run.folder} holds a run made from another {name} ({was} there, {now} now): going on would mix "
+                "the two. Move the folder away, or give another --run.root."
+            )
+    return None
+
+
+class InputCheck(Callback):
+    """Before a finished run is scored or validated: what it was trained on is what is there now.
+
+    Args:
+        run: The run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_predict_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Before scoring."""
+        self._check(trainer, pl_module)
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Before validating."""
+        self._check(trainer, pl_module)
+
+    def _check(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(module, FineTuner)
+        assert isinstance(data, ForgettingData)
+        refuse_other_inputs(self.run, common_inputs(data, module), trainer)

@@ -1,0 +1,227 @@
+"""What a run is called, where it lives, and whether what lies there already is the same run.
+
+A run's id is its experiment's path, plus `@variant` when an overlay or an override changes what is computed; where and
+how it runs (devices, strategy, precision, micro-batches) does not change the name. Its folder is
+`<root>/<id>/seed-<n>`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forgetting.arguments import flat
+from forgetting.artifacts import hash_content, inside, read_json
+from forgetting.errors import UserError
+from forgetting.paths import EXPERIMENTS
+
+EXECUTION = {
+    "model": {"activation_checkpointing", "attention", "compile", "seed"},
+    "data": {
+        "corpora",
+        "micro_batch_tokens",
+        "num_workers",
+        "shard_size",
+        "seed",
+        "backbone",
+        "revision",
+        "every_token",
+    },
+}
+"""Settings that say where and how a run is computed, not what."""
+
+TRAINER = ("max_epochs", "max_steps", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run", "precision")
+"""The only settings of the trainer that change what is computed."""
+
+SPELLINGS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
+"""Lightning's short names of precisions."""
+
+PRECISION = "trainer.precision"
+"""Part of what a run computes, so a run is resumed in its own precision alone; but no part of its name, since it comes
+with the machine. A finished run may be scored and validated in another one."""
+
+REFERENCE_IGNORES = {
+    "model": {"objective"},
+    "data": {
+        "reference",
+        "reference_seed",
+        "store",
+        "positive_fraction",
+        "granularity",
+        "forget_fraction",
+        "threshold",
+    },
+}
+"""Settings that mean nothing to a reference model: all its tokens are positive."""
+
+
+@dataclass
+class RunSettings:
+    """Where runs are kept and what is logged.
+
+    Attributes:
+        root: Folder of all runs.
+        id: The run's id; None derives it from the files and overrides given. A saved fit.yaml carries it.
+        checkpoint_every_n_steps: A run that is killed goes on from the last of these optimiser steps.
+        wandb: Settings of Weights & Biases (`project`, `entity`, `group`, `tags`, `mode`); None does not log there.
+    """
+
+    root: Path = Path("runs")
+    id: str | None = None
+    checkpoint_every_n_steps: int = 100
+    wandb: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every_n_steps < 1:
+            raise UserError(f"run.checkpoint_every_n_steps is {self.checkpoint_every_n_steps}; it must be at least 1.")
+
+
+def computed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that decides what is computed, the run's seed apart.
+
+    Args:
+        config: A parsed configuration as plain dictionaries.
+    """
+    part = {group: {k: v for k, v in config[group].items() if k not in EXECUTION[group]} for group in ("model", "data")}
+    if config["data"]["split"] == "reference":
+        part = {g: {k: v for k, v in values.items() if k not in REFERENCE_IGNORES[g]} for g, values in part.items()}
+    part["trainer"] = {key: config["trainer"].get(key) for key in TRAINER}
+    precision = str(part["trainer"]["precision"] or "32")
+    part["trainer"]["precision"] = SPELLINGS.get(precision, precision)
+    return part
+
+
+def changes(before: Any, after: Any) -> dict[str, Any]:
+    """The dotted keys whose value differs, with the value after; the precision apart."""
+    old, new = flat(before), flat(after)
+    keys = sorted((old.keys() | new.keys()) - {PRECISION})
+    return {key: new.get(key) for key in keys if old.get(key) != new.get(key)}
+
+
+def experiment_id(config_file: Path) -> str:
+    """The path of an experiment's file below `experiments/`, without its suffix; elsewhere the file's own name."""
+    parts = config_file.resolve().with_suffix("").parts
+    if EXPERIMENTS in parts:
+        last = len(parts) - 1 - parts[::-1].index(EXPERIMENTS)
+        if parts[last + 1 :]:
+            return "/".join(parts[last + 1 :])
+    return parts[-1]
+
+
+def variant(overlays: list[tuple[str, dict[str, Any]]], overrides: dict[str, Any]) -> str:
+    """A name for what overlays and overrides change in the computation; empty when they change nothing.
+
+    Args:
+        overlays: Each overlay's name and its changes.
+        overrides: Changes from the command line.
+    """
+    names = [name for name, changed in overlays if changed]
+    names += [f"{key.rsplit('.', 1)[-1]}={_slug(value)}" for key, value in overrides.items()]
+    name = "+".join(names)
+    # A folder's name has a limit; what does not fit is told apart by its hash.
+    return name if len(name) <= 100 else f"{name[:80]}-{hash_content([overlays, overrides])[:12]}"
+
+
+def _slug(value: Any) -> str:
+    if isinstance(value, (int, float)):
+        return repr(value).replace("+", "")
+    text = str(value) if not isinstance(value, (dict, list)) else hash_content(value)[:8]
+    if "/" in text:  # a path: its last part is to be read, the rest told apart
+        text = f"{Path(text).name}-{hash_content(text)[:8]}"
+    return re.sub(r"[^A-Za-z0-9.,_-]+", "-", text).strip("-") or "none"
+
+
+def with_variant(run_id: str, name: str) -> str:
+    """`run_id` with a variant added to the one it may have."""
+    if not name:
+        return run_id
+    return f"{run_id}+{name}" if "@" in run_id else f"{run_id}@{name}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: its id, its seed, what it computes, and the folder of all runs.
+
+    Raises:
+        UserError: The id would lead out of that folder, or a part of it could not be told from a run's own files.
+    """
+
+    id: str
+    seed: int
+    computed: dict[str, Any]
+    root: Path
+
+    def __post_init__(self) -> None:
+        inside(self.root, self.id)
+        if any(part.startswith(".") or not part.isprintable() for part in Path(self.id).parts):
+            raise UserError(f"run.id is {self.id!r}: no part of it may begin with a dot or hold a control character.")
+
+    @property
+    def folder(self) -> Path:
+        """Where it lives."""
+        return self.root / self.id / f"seed-{self.seed}"
+
+    @property
+    def config_hash(self) -> str:
+        """Hash of what is computed, the seed apart."""
+        return hash_content(self.computed)
+
+    @property
+    def provenance_file(self) -> Path:
+        """What the run was made from."""
+        return self.folder / "provenance.json"
+
+    @property
+    def adapter(self) -> Path:
+        """The trained adapter, a PEFT folder; its presence says that the run is complete."""
+        return self.folder / "adapter"
+
+    @property
+    def scores(self) -> Path:
+        """The score store of a reference run."""
+        return self.folder / "scores"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where a run that was stopped goes on from."""
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        """The checkpoint before `checkpoint`, for where that is lost or damaged."""
+        return self.checkpoint.with_name("previous.ckpt")
+
+    def provenance(self) -> dict[str, Any] | None:
+        """What the run that lies in the folder was made from; None where there is none.
+
+        Raises:
+            UserError: Its record is damaged.
+        """
+        if not self.provenance_file.is_file():
+            return None
+        remedy = f"It tells what {self.folder} was made from: move that folder away to train again."
+        return read_json(self.provenance_file, dict, ["config_hash", "computed", "inputs", "launches"], remedy)
+
+    def refuse_another(self, precision: bool = True) -> None:
+        """Refuse a folder that holds a run of another configuration.
+
+        Args:
+            precision: Whether another precision is refused, too.
+
+        Raises:
+            UserError: It does; the message names what differs.
+        """
+        there = self.provenance()
+        if there is None or there["config_hash"] == self.config_hash:
+            return
+        was, now = flat(there["computed"]), flat(self.computed)
+        differing = list(changes(there["computed"], self.computed))
+        if precision and was.get(PRECISION) != now.get(PRECISION):
+            differing.append(PRECISION)
+        if not differing:
+            return
+        listed = "; ".join(f"{key}: {was.get(key)!r} there, {now.get(key)!r} now" for key in differing[:5])
+        raise UserError(
+            f"{self.folder} holds a run of another configuration ({listed}). Move it away, or give another --run.root."
+        )

@@ -1,0 +1,228 @@
+"""LightningCLI for the commands that need a Trainer: links, run folders, resuming."""
+
+import uuid
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+import forgetting.method.objectives  # noqa: F401 - so that objectives can be named without their module
+from forgetting.arguments import parse, refuse_no_experiment
+from forgetting.artifacts import complete_or_absent, write_json
+from forgetting.errors import UserError
+from forgetting.lock import locked
+from forgetting.method.data import ForgettingData
+from forgetting.method.module import FineTuner
+from forgetting.model.adapter_folder import refuse_damaged_adapter
+from forgetting.runs.checkpoints import ResumePoint, resume_from
+from forgetting.runs.metrics import MetricsFile, refuse_wandb_settings, wandb_logger
+from forgetting.runs.naming import Naming, learns_every_token
+from forgetting.runs.provenance import InputCheck
+from forgetting.runs.records import Cost, RunRecord
+from forgetting.runs.refusals import refuse_settings
+from forgetting.runs.run import Run, RunSettings, computed
+from forgetting.runs.trainer import Trainer
+
+
+def run_seed(seed_everything: int | bool, split: str, reference_seed: int) -> int:
+    """The seed of a run: a reference model's is a value of the configuration, a method's is `seed_everything`.
+
+    Raises:
+        UserError: It is not a number: a random seed could not be repeated.
+    """
+    if split == "reference":
+        return reference_seed
+    if isinstance(seed_everything, bool):
+        raise UserError("seed_everything must be a whole number: a run's folder and its repetition depend on it.")
+    return seed_everything
+
+
+class PipelineCLI(LightningCLI):
+    """`fit`, `validate` and `score` on one YAML.
+
+    Args:
+        arguments: The command and its options.
+        bases: Configuration files laid under the experiment's, in order.
+    """
+
+    def __init__(self, arguments: list[str], bases: list[Path]) -> None:
+        self.arguments = arguments
+        files = [str(path) for path in bases]
+        shared: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
+        commands = {name: {"default_config_files": files, **shared} for name in self.subcommands()}
+        super().__init__(
+            FineTuner, ForgettingData, trainer_class=Trainer, save_config_callback=None,
+            parser_kwargs={"prog": "python -m forgetting", **shared, **commands},
+            auto_configure_optimizers=False, load_from_checkpoint_support=False, seed_everything_default=0,
+            args=arguments,
+        )  # fmt: skip
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands, and the arguments of the Trainer's methods that are not for the command line."""
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"},
+            "validate": {"model", "dataloaders", "datamodule", "ckpt_path", "weights_only"},
+            "score": {"model", "datamodule"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Keys of our own, and every coupling between groups."""
+        parser.add_argument("--base", type=str, default="paper", help="Base configuration in configs/: paper or lab.")
+        parser.add_class_arguments(RunSettings, "run")
+        parser.link_arguments("model.backbone", "data.backbone")
+        parser.link_arguments("model.revision", "data.revision")
+        parser.link_arguments("model.objective", "data.every_token", compute_fn=learns_every_token)
+        seeds = ("seed_everything", "data.split", "data.reference_seed")
+        parser.link_arguments(seeds, "model.seed", compute_fn=run_seed)
+        parser.link_arguments(seeds, "data.seed", compute_fn=run_seed)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, then find what the run is called, where it lives and which store it reads.
+
+        Raises:
+            UserError: A key or a value is wrong, or no experiment is given.
+        """
+        self.config = parse(parser, self.arguments, self._parser(self.arguments[0]))
+        self.command: str = self.config.subcommand
+        refuse_no_experiment(self.command, self.arguments)
+        config: Namespace = self.config[self.command]
+        refuse_settings(config.as_dict(), self.command)
+        config.seed_everything = config.model.seed
+        self.naming = Naming(parser, self.arguments)
+        settings = config.run
+        reference = self.naming.reference_id
+        config.run.id, config.data.reference = self.naming.run_id, reference
+        # Written before the store's place is filled in: a saved configuration finds it by the reference's name.
+        saved = config.clone()
+        saved.pop("ckpt_path", None)  # where this launch goes on is not part of what the run is
+        self.config_text = self._parser(self.command).dump(saved, skip_unset=False, skip_validation=True)
+        plain = yaml.safe_load(self.config_text)
+        root = Path(settings.root)
+        self.run = Run(settings.id, config.seed_everything, computed(plain), root)
+        if config.data.split == "reference":
+            config.data.store = config.data.store or self.run.scores
+        elif config.data.store is None and reference is not None:
+            config.data.store = root / reference / f"seed-{config.data.reference_seed}" / "scores"
+        self.run.refuse_another(precision=self.command == "fit")
+        if reference is not None:
+            self._refuse_edited_reference(reference, config.data.reference_seed, root)
+        if self.command != "fit":
+            config.model.adapter = self._trained_adapter(config)
+
+    def _refuse_edited_reference(self, reference: str, seed: int, root: Path) -> None:
+        """A reference whose experiment was edited since it was trained is not the one that this run names."""
+        now = self.naming.reference_computed
+        if now is not None:
+            Run(reference, seed, now, root).refuse_another(precision=False)
+
+    def _trained_adapter(self, config: Namespace) -> Path:
+        if self.command == "score" and config.data.split != "reference":
+            raise UserError(
+                "score takes a reference experiment, whose adapter gives nll_reference. Run\n  "
+                + self.naming.command_for_reference("score")
+            )
+        if not self.run.adapter.is_dir():
+            raise UserError(
+                f"{self.run.folder} holds no finished run: there is no adapter/. Train it first with\n  "
+                + self.naming.command("fit")
+            )
+        return self.run.adapter
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer, with what every run records."""
+        settings = self.config[self.command].run
+        callbacks: list[Any] = []
+        loggers: list[Any] = []
+        if self.command == "fit":
+            metrics = MetricsFile(self.run.folder / "metrics.csv")
+            loggers = [metrics]
+            if settings.wandb is not None:
+                refuse_wandb_settings(settings.wandb)
+                identity = self._wandb_identity()
+                loggers.append(wandb_logger(settings.wandb, self.run.id, self.run.seed, self.run.folder, identity))
+            callbacks = [
+                Cost(self.run.folder), RunRecord(self.run, self.config_text, metrics),
+                ResumePoint(self.run.checkpoint, settings.checkpoint_every_n_steps),
+            ]  # fmt: skip
+        else:
+            callbacks = [InputCheck(self.run)]
+        self.trainer_defaults = {"callbacks": callbacks}
+        own = self._get(self.config_init, "trainer").get("logger")
+        if own not in (None, True, False):
+            loggers += own if isinstance(own, list) else [own]
+        return super().instantiate_trainer(  # type: ignore[return-value]
+            # Lightning looks into the root folder for checkpoints that nobody asked for: there is none here.
+            logger=loggers, enable_checkpointing=self.command == "fit",
+            default_root_dir=str(self.run.folder / "lightning"), **kwargs,
+        )  # fmt: skip
+
+    def instantiate_classes(self) -> None:
+        """Make the Trainer, the module and the data from their settings; what a class refuses is the user's to change.
+
+        Raises:
+            UserError: A setting cannot be used.
+        """
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError, OverflowError, RuntimeError, MisconfigurationException) as error:
+            raise UserError(f"A setting cannot be used: {type(error).__name__}: {error}") from error
+
+    def _wandb_identity(self) -> str:
+        """The run's id at Weights & Biases, the same for every launch that the run takes."""
+        file = self.run.folder / "wandb.id"
+        if getattr(rank_zero_only, "rank", 0) != 0:
+            return ""  # the first rank alone logs
+        if not file.is_file():
+            with complete_or_absent(file) as temporary:
+                temporary.write_text(uuid.uuid4().hex[:16], encoding="utf-8")
+        return file.read_text(encoding="utf-8").strip()
+
+    def after_instantiate_classes(self) -> None:
+        """Errors of the data module name the command that makes what is missing."""
+        self.datamodule.score_command = self.naming.command_for_reference("score")
+
+    def fit(self, model: FineTuner, datamodule: ForgettingData, ckpt_path: str | None = None, **options: Any) -> None:
+        """Train, from the last checkpoint where there is one."""
+        with locked(self.run.folder) if self.trainer.is_global_zero else nullcontext():
+            self._fit(model, datamodule, ckpt_path, options)
+
+    def _fit(self, model: FineTuner, datamodule: ForgettingData, ckpt_path: str | None, options: dict) -> None:
+        if self.run.adapter.exists():
+            refuse_damaged_adapter(self.run.adapter)  # complete means that the weights are there, and whole
+            print(f"{self.run.folder} is complete: its adapter is trained. Remove that folder to train it again.")
+            return
+        found = resume_from(self.run)
+        if ckpt_path == "last" and found is None:
+            raise UserError(f"There is no checkpoint {self.run.checkpoint} to resume from; leave --ckpt_path out.")
+        path = found if ckpt_path in (None, "last") else Path(ckpt_path)
+        if path is not None:
+            if not path.is_file():
+                raise UserError(f"There is no checkpoint {path} to resume from; leave --ckpt_path out to begin.")
+            print(f"resuming from {path}")
+        checkpoint = None if path is None else str(path)
+        self.trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True, **options)
+        if self.trainer.global_step < model.total_steps:
+            raise UserError(
+                f"Training stopped at step {self.trainer.global_step} of {model.total_steps}: there is no adapter. Run "
+                f"the same command to resume from {self.run.checkpoint}, if it was reached."
+            )
+
+    def validate(self, model: FineTuner, datamodule: ForgettingData, **options: Any) -> None:
+        """Held-out nll, printed and written to validation.json."""
+        results = self.trainer.validate(model, datamodule=datamodule, **options)
+        if self.trainer.is_global_zero:
+            made_from = {"adapter": model.adapter_hash, "precision": self.trainer.precision}
+            write_json(self.run.folder / "validation.json", {**(results[0] if results else {}), **made_from})
+
+    def score(self, model: FineTuner, datamodule: ForgettingData, **options: Any) -> None:
+        """Score what the store lacks."""
+        assert isinstance(self.trainer, Trainer)
+        self.trainer.score(model, datamodule=datamodule, **options)
+        if self.trainer.is_global_zero:
+            print(f"scores in {datamodule.store_folder}")

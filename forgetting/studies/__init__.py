@@ -1,0 +1,1 @@
+"""A study: rows × repeats × columns in one YAML, what is missing of it, its table and figure."""

@@ -1,0 +1,158 @@
+"""What belongs together: the seeds of a row, the rows of a group, the evaluations of a table."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from forgetting.arguments import flat
+from forgetting.artifacts import read_json
+from forgetting.errors import UserError
+
+NAMED = 5
+"""How many folders, and how many differing settings, a message lists."""
+
+
+def made_from(folder: Path) -> dict[str, Any] | None:
+    """What a run was made from, the seed apart: its settings and the hashes of its inputs.
+
+    Args:
+        folder: Of one seed.
+
+    Returns:
+        By dotted name; None where nothing says it.
+
+    Raises:
+        UserError: `provenance.json` is not as `fit` writes it.
+    """
+    path = folder / "provenance.json"
+    if not path.is_file():
+        return None
+    remedy = f"Move {folder} away and run its `fit` again."
+    content = read_json(path, dict, ("config_hash", "computed", "inputs"), remedy)
+    if not isinstance(content["inputs"], dict) or not isinstance(content["computed"], dict):
+        raise UserError(f"{path} does not say what the run was made from: it is damaged. {remedy}")
+    # A base is its bytes, wherever they lie.
+    hashes = {k: v.get("hash") if isinstance(v, dict) else v for k, v in content["inputs"].items()}
+    settings = flat(content["computed"]) | {"config_hash": content["config_hash"]}
+    return settings | {f"inputs.{name}": value for name, value in hashes.items()}
+
+
+def seeds_apart(folders: list[Path]) -> str | None:
+    """Why the seeds of a row cannot be averaged, with the folders and what differs; None where they can.
+
+    The seeds that most agree are taken as the row's; the message names the others.
+    """
+    origins = {folder: made_from(folder) for folder in folders}
+    if len(folders) < 2 or not any(origins.values()):
+        return None
+    if unknown := [folder for folder, origin in origins.items() if origin is None]:
+        return f"{_listed(unknown)} has no provenance.json, so nothing says whether it belongs to the others"
+    keys = {folder: repr(sorted(origin.items())) for folder, origin in origins.items() if origin}
+    most = Counter(keys.values()).most_common(1)[0][0]
+    usual = next(folder for folder in folders if keys[folder] == most)
+    reasons = []
+    for folder in folders:
+        if keys[folder] != most:
+            reasons.append(
+                f"{folder} differs from {usual} in {_difference(origins[usual] or {}, origins[folder] or {})}"
+            )
+    return "; ".join(reasons) or None
+
+
+def _difference(usual: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    keys = [key for key in {**usual, **other} if usual.get(key) != other.get(key)]
+    keys = [key for key in keys if key != "config_hash"] or keys
+    texts = [
+        f"its {key.removeprefix('inputs.')}"
+        if key.startswith("inputs.") or key == "config_hash"
+        else f"{key} ({other.get(key)!r}, not {usual.get(key)!r})"
+        for key in keys[:NAMED]
+    ]
+    return ", ".join(texts) + (f" and {len(keys) - NAMED} more" if len(keys) > NAMED else "")
+
+
+def adapter_problem(result: Mapping[str, Any], folder: Path) -> str | None:
+    """Why a result is not of the adapter that is in its run's folder now; None where it is, or where there is none.
+
+    Args:
+        result: As `evaluate` writes it.
+        folder: Of the run.
+    """
+    from forgetting.model.adapter_folder import adapter_hash
+
+    evaluated = result["target"].get("adapter") if isinstance(result["target"], dict) else None
+    if not is_trained(folder):
+        return None
+    if not isinstance(evaluated, dict) or evaluated.get("hash") != adapter_hash(folder / "adapter"):
+        return f"{result['path']} is of another adapter than {folder / 'adapter'}: the run was trained again since"
+    return None
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether a run's folder holds its finished adapter."""
+    return all((folder / "adapter" / name).is_file() for name in ("adapter_config.json", "adapter_model.safetensors"))
+
+
+def is_finished(folder: Path, stage: str) -> bool:
+    """Whether a run has been through a stage: until then its `cost.json` holds the time of a part."""
+    return (folder / "scores" / "manifest.json").is_file() if stage == "score" else is_trained(folder)
+
+
+def rows_differ(group: str, rows: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """A note on rows of one group that differ in their corpus, base, store or precision; None where they share them.
+
+    Args:
+        group: Its name.
+        rows: What each row was made from, as `made_from` says it; of a model itself its base alone.
+    """
+    shared = ("inputs.corpus", "inputs.tokens", "inputs.base", "inputs.store")
+    names = dict.fromkeys(key for origin in rows.values() for key in origin)
+    keys = [key for key in names if key in shared or key.rsplit(".", 1)[-1] in ("precision", "dtype")]
+    parts = []
+    for key in keys:
+        by_value: dict[str, list[str]] = {}
+        for row, origin in rows.items():
+            if (value := origin.get(key)) is not None:
+                by_value.setdefault(str(value), []).append(row)
+        if len(by_value) > 1:
+            sides = " against ".join(", ".join(members) for members in by_value.values())
+            parts.append(f"{key.removeprefix('inputs.')} ({sides})")
+    return f"Rows of {group} do not share their {', '.join(parts)}." if parts else None
+
+
+def evaluated_apart(results: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Notes on results of one table that were not evaluated in the same way: in which settings, and which results.
+
+    Args:
+        results: As `evaluate` writes them, with their `path`.
+    """
+    values: dict[str, dict[str, list[str]]] = {}
+    for result in results:
+        for name, value in _settings(result).items():
+            values.setdefault(name, {}).setdefault(str(value), []).append(str(Path(result["path"]).parent))
+    notes = []
+    for name, by_value in values.items():
+        if len(by_value) > 1:
+            *few, (usual, many) = sorted(by_value.items(), key=lambda item: len(item[1]))
+            texts = [f"{value[:16]} in {_listed(folders)}" for value, folders in few]
+            notes.append(
+                f"Not all results were evaluated with the same {name}: {', '.join(texts)}, "
+                f"{usual[:16]} in {f'the other {len(many)}' if len(many) > 1 else many[0]}."
+            )
+    return notes
+
+
+def _settings(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result's numbers depend on beside the model."""
+    target = result["target"] if isinstance(result["target"], dict) else {}
+    found = {key: result[key] for key in ("dtype", "seed") if key in result}
+    found |= {"batch size": result["batch_size"]} if "batch_size" in result else {}
+    found |= {"lm-evaluation-harness": result["versions"]["lm_eval"]}
+    found |= {"merge": target["merged"]} if target.get("adapter") and "merged" in target else {}
+    hashes = {name: (entry.get("data") or {}).get("hash") for name, entry in result["tasks"].items()}
+    return found | {f"data of {name}": value for name, value in hashes.items() if value is not None}
+
+
+def _listed(folders: list[Any]) -> str:
+    return ", ".join(map(str, folders[:NAMED])) + (f" and {len(folders) - NAMED} more" if len(folders) > NAMED else "")

@@ -1,0 +1,123 @@
+"""A table drawn: lines over a parameter (Figures 1a and 1b), or a heat map over two (Table 9). SVG or PNG."""
+
+from pathlib import Path
+from typing import Any
+
+from forgetting.artifacts import complete_or_absent
+from forgetting.errors import UserError
+from forgetting.studies.collect import Line, Table
+from forgetting.studies.spec import Figure, Value
+
+COLOURS = ("#2f6f9f", "#c8553d", "#5b8c5a", "#7d5ba6")
+
+
+def draw(table: Table, path: Path, form: str) -> None:
+    """Draw a table whose specification says how.
+
+    Args:
+        table: With or without results; the paper's values are drawn where it gives them.
+        path: File to write.
+        form: `svg` or `png`.
+
+    Raises:
+        UserError: The table has no figure, or matplotlib is not installed.
+    """
+    figure = table.spec.figure
+    if figure is None:
+        raise UserError(
+            f"{table.spec.title} is no figure: its specification has no `figure`. "
+            "Use --format markdown, latex, csv or html."
+        )
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        raise UserError("Figures need matplotlib: pip install 'forgetting[experiments]'.") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    settings: dict[Any, Any] = {
+        "svg.hashsalt": "forgetting", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False,
+        "axes.spines.right": False, "figure.constrained_layout.use": True,
+    }  # fmt: skip
+    with pyplot.rc_context(settings):
+        canvas = _lines(table, figure, pyplot) if figure.kind == "lines" else _heatmap(table, figure, pyplot)
+        with complete_or_absent(path) as temporary:
+            metadata = {"Date": None} if form == "svg" else {}
+            canvas.savefig(temporary, format=form, dpi=160, metadata=metadata)
+        pyplot.close(canvas)
+
+
+def _lines(table: Table, figure: Figure, pyplot: Any) -> Any:
+    canvas, axes = pyplot.subplots(figsize=(5, 3.4))
+    column = table.spec.columns.index(figure.column)
+    for section, colour in zip(table.sections, COLOURS, strict=False):
+        ours = [(line.row.at[figure.x], value) for line in section.lines if (value := line.ours[column])]
+        paper = [(line.row.at[figure.x], value) for line in section.lines if (value := line.row.paper[column])]
+        if ours:
+            x, values = zip(*sorted(ours, key=lambda point: point[0]), strict=True)
+            errors = [value.sd or 0 for value in values]
+            axes.errorbar(x, [v.mean for v in values], errors, color=colour, marker="o", ms=4, capsize=2.5, lw=1.5,
+                          label=section.name)  # fmt: skip
+        if paper:
+            x, values = zip(*paper, strict=True)
+            errors = [value.sd or 0 for value in values]
+            axes.errorbar(x, [v.mean for v in values], errors, color=colour, marker="D", mfc="white", ms=6, capsize=2.5,
+                          ls="none", label=f"{section.name}, the paper's")  # fmt: skip
+    axes.set_xlabel(figure.x)
+    axes.set_ylabel(_axis_name(figure.column))
+    ticks = sorted({line.row.at[figure.x] for section in table.sections for line in section.lines})
+    axes.set_xticks(ticks)
+    margin = 0.04 * (ticks[-1] - ticks[0]) or 1.0
+    axes.set_xlim(ticks[0] - margin, ticks[-1] + margin)
+    axes.grid(axis="y", color="#e4e4e4", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.set_title(table.spec.title, loc="left", fontsize=10)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8)
+    return canvas
+
+
+def _heatmap(table: Table, figure: Figure, pyplot: Any) -> Any:
+    lines = [line for section in table.sections for line in section.lines]
+    column = table.spec.columns.index(figure.column)
+    panels = [("ours", {_place(line, figure): line.ours[column] for line in lines})]
+    paper = {_place(line, figure): line.row.paper[column] for line in lines}
+    if any(paper.values()):
+        panels.append(("the paper's", paper))
+    horizontal = sorted({place[0] for place in paper})
+    vertical = sorted({place[1] for place in paper})
+    canvas, all_axes = pyplot.subplots(1, len(panels), figsize=(3.9 * len(panels), 3.4), squeeze=False)
+    for axes, (name, values) in zip(all_axes[0], panels, strict=True):
+        _panel(axes, name, [[values.get((x, y)) for x in horizontal] for y in vertical])
+        axes.set_xticks(range(len(horizontal)), [f"{x:g}" for x in horizontal])
+        axes.set_yticks(range(len(vertical)), [f"{y:g}" for y in vertical])
+        axes.set_xlabel(figure.x)
+        axes.set_ylabel(figure.y)
+    canvas.suptitle(f"{table.spec.title}: {_axis_name(figure.column)}", x=0.02, ha="left", fontsize=10)
+    return canvas
+
+
+def _panel(axes: Any, name: str, grid: list[list[Value | None]]) -> None:
+    """One heat map on its own colour scale, since levels of two machines differ more than cells do."""
+    means = [[float("nan") if value is None else value.mean for value in row] for row in grid]
+    present = [value for row in means for value in row if value == value]
+    low, high = (min(present), max(present)) if present else (0.0, 1.0)
+    axes.imshow(means, cmap="viridis", vmin=low, vmax=high + (high == low), origin="lower", aspect="auto")
+    for y, row in enumerate(grid):
+        for x, value in enumerate(row):
+            text = "—" if value is None else f"{value.mean:.2f}" + ("" if value.sd is None else f"\n± {value.sd:.2f}")
+            dark = value is not None and value.mean < low + 0.6 * (high - low)
+            axes.text(x, y, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    axes.set_title(name, fontsize=9)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.tick_params(length=0)
+
+
+def _place(line: Line, figure: Figure) -> tuple[float, float]:
+    assert figure.y is not None, "a heat map has a y"
+    return line.row.at[figure.x], line.row.at[figure.y]
+
+
+def _axis_name(column: str) -> str:
+    return "average over the benchmarks, %" if column == "AVG" else f"{column}, %"

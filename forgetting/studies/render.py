@@ -1,0 +1,124 @@
+"""Tables as Markdown, LaTeX (booktabs), CSV and HTML. Every text is escaped for its format."""
+
+import csv
+import io
+import re
+from collections.abc import Callable
+
+from forgetting.errors import UserError
+from forgetting.studies.collect import Table
+from forgetting.studies.page import page
+from forgetting.studies.rows import everything, pair_rows, text_rows
+from forgetting.studies.spec import Backbone, Runs, Value
+
+
+def markdown(table: Table) -> str:
+    """GitHub's Markdown."""
+    escape = _escape_markdown
+    head = ["", "", *table.spec.columns]
+    lines = [f"**{escape(table.spec.title)}.** {escape(table.spec.caption)}", ""]
+    for section in table.sections:
+        rows = [
+            [escape(row.name), escape(row.reading)]
+            + [f"**{cell.text}**" if cell.best else cell.text for cell in row.cells]
+            for row in text_rows(table, section)
+        ]
+        lines += [f"{escape(section.name)}", "", *_pipes([[escape(text) for text in head], *rows]), ""]
+    if pairs := pair_rows(table):
+        lines += ["Paired differences (95 % interval)", ""]
+        lines += [
+            *_pipes([["", "", *map(escape, table.spec.columns)], *[[escape(t) for t in row] for row in pairs]]),
+            "",
+        ]
+    if notes := table.notes():
+        lines += [*(f"- {escape(note)}" for note in notes), ""]
+    if missing := table.missing():
+        lines += [f"Missing (all of it: `{everything(table)}`)", ""]
+        for rows, commands in missing:
+            lines += [f"- {escape(rows)}: " + ", then ".join(f"`{command}`" for command in commands)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _pipes(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    aligned = [
+        "| " + " | ".join(t.ljust(w) if c < 2 else t.rjust(w) for c, (t, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    ]
+    rule = "|" + "|".join("-" * (w + 2) if c < 2 else "-" * (w + 1) + ":" for c, w in enumerate(widths))
+    return [f"{line} |" for line in (aligned[0],)] + [f"{rule}|"] + [f"{line} |" for line in aligned[1:]]
+
+
+def latex(table: Table) -> str:
+    """A `table` environment; needs booktabs."""
+    escape, width = _escape_latex, len(table.spec.columns) + 2
+    lines = [r"\begin{table}", r"\centering", r"\caption{" + escape(table.spec.caption) + "}"]
+    lines += [rf"\label{{tab:{table.spec.name}}}", rf"\begin{{tabular}}{{ll{'r' * (width - 2)}}}", r"\toprule"]
+    lines += [" & ".join(["Method", "", *map(escape, table.spec.columns)]) + r" \\"]
+    for section in table.sections:
+        lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{{escape(section.name)}}} \\", r"\midrule"]
+        for row in text_rows(table, section):
+            cells = [rf"\textbf{{{escape(c.text)}}}" if c.best else escape(c.text) for c in row.cells]
+            lines.append(" & ".join([escape(row.name), escape(row.reading), *cells]) + r" \\")
+    if pairs := pair_rows(table):
+        lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{Paired differences (95\,\% interval)}} \\", r"\midrule"]
+        lines += [" & ".join(map(escape, row)) + r" \\" for row in pairs]
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    for note in table.notes():
+        lines.append(rf"\par\footnotesize {escape(note)}")
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def comma_separated(table: Table) -> str:
+    """One line a cell, for further computing; numbers are not rounded."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = "table group row run seeds column ours ours_sd paper paper_sd difference"
+    writer.writerow(names.split())
+    for section in table.sections:
+        for line in section.lines:
+            origin = line.row.origin
+            run = {Runs: "experiment", Backbone: "target"}.get(type(origin))
+            start = [table.spec.name, section.name, line.row.name, getattr(origin, run) if run else "", line.seeds]
+            for column, ours, paper in zip(table.spec.columns, line.ours, line.row.paper, strict=True):
+                difference = ours.mean - paper.mean if ours and paper else None
+                fields = [*_mean_sd(ours), *_mean_sd(paper), difference]
+                writer.writerow([*start, column, *("" if field is None else f"{field:.10g}" for field in fields)])
+    return text.getvalue()
+
+
+def _mean_sd(value: Value | None) -> tuple[float | None, float | None]:
+    return (None, None) if value is None else (value.mean, value.sd)
+
+
+def _escape_markdown(text: str) -> str:
+    """Escape what Markdown would read as markup, and leave the rest readable as it stands."""
+    return re.sub(r"([\\|*<>`]|(?<!\w)_|_(?!\w)|\](?=[(\[]))", r"\\\1", text)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": r"$-$", "λ": r"$\lambda$",
+    "ρ": r"$\rho$", "—": "---", "§": r"\S{}", "<": r"$<$", ">": r"$>$", "≥": r"$\geq$", "·": r"$\cdot$",
+}  # fmt: skip
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+FORMATS: dict[str, Callable[[Table], str]] = {
+    "markdown": markdown, "latex": latex, "csv": comma_separated, "html": page,
+}  # fmt: skip
+SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".html": "html", ".svg": "svg", ".png": "png"}
+
+
+def render(table: Table, form: str) -> str:
+    """A table as text.
+
+    Raises:
+        UserError: There is no such format.
+    """
+    if form not in FORMATS:
+        raise UserError(f"There is no format {form}; use one of {', '.join(FORMATS)}.")
+    return FORMATS[form](table)

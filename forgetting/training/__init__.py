@@ -1,1 +1,0 @@
-"""The paper's objective, the optimiser steps it is taken over, and the Lightning module and data module around them."""

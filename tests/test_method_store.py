@@ -1,0 +1,155 @@
+"""Shards: complete or absent, their maker's own, and in corpus order whatever their size."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forgetting.artifacts import hash_content
+from forgetting.errors import UserError
+from forgetting.method.selection import Selection
+from forgetting.method.store import ScoreStore, close_store, has_shard, shard_ranges, write_shard
+
+IDENTITY = {"corpus": "c", "adapter": "a"}
+COUNTS = np.array([3, 1, 4, 1, 5, 9, 2])
+
+
+def scores(split: str):
+    generator = np.random.default_rng(len(split))
+    return [generator.normal(size=COUNTS.sum()).astype(np.float32) for _ in range(2)]
+
+
+def make(folder: Path, shard_size: int = 3) -> ScoreStore:
+    ranges = [r for split in ("train", "validation") for r in shard_ranges(split, len(COUNTS), shard_size)]
+    offsets = np.concatenate([[0], np.cumsum(COUNTS)])
+    for r in ranges:
+        tokens = slice(offsets[r.first], offsets[r.last])
+        base, reference = (column[tokens] for column in scores(r.split))
+        write_shard(folder, r, IDENTITY, COUNTS[r.first : r.last], base, reference)
+    close_store(folder, IDENTITY, ranges, {})
+    return ScoreStore.open(folder)
+
+
+@pytest.mark.parametrize("shard_size", [1, 3, 100])
+def test_what_was_written_is_read_in_corpus_order(tmp_path, shard_size):
+    store = make(tmp_path, shard_size)
+    base, reference = scores("train")
+    split = store.split("train")
+    assert (len(split), split.num_tokens) == (len(COUNTS), COUNTS.sum())
+    np.testing.assert_array_equal(split.nll_base, base)
+    np.testing.assert_array_equal(split.nll_reference, reference)
+    np.testing.assert_array_equal(split.num_targets(), COUNTS)
+    q = base - reference
+    np.testing.assert_array_equal(np.concatenate(list(split.qualities())), q)
+    parts = np.split(q.astype(np.float64), np.cumsum(COUNTS)[:-1])
+    np.testing.assert_allclose(np.concatenate(list(split.mean_qualities())), [p.mean() for p in parts], rtol=1e-12)
+    for i, part in enumerate(parts):
+        first, found = split.example(i)
+        assert first == COUNTS[:i].sum()
+        np.testing.assert_array_equal(found, part.astype(np.float32))
+
+
+def test_the_cut_is_kept_and_read_again(tmp_path):
+    store = make(tmp_path)
+    selection = Selection(0.7, forget_fraction=0.0)
+    found = store.sides(selection)
+    (file,) = tmp_path.glob("selection-*.json")
+    before = file.stat().st_mtime_ns
+    assert store.sides(selection) == found  # with the cut that nothing lies above among them
+    assert file.stat().st_mtime_ns == before
+    assert store.sides(Selection(0.5)) != found
+
+
+def test_sequences_are_ranked_by_their_mean(tmp_path):
+    store = make(tmp_path)
+    found = store.sides(Selection(0.5, granularity="sequence"))
+    means = np.concatenate(list(store.split("train").mean_qualities()))
+    assert found.num_positive == round(0.5 * 7)
+    positive, _ = found.masks(means, 0)
+    assert set(np.flatnonzero(positive)) == set(np.argsort(-means)[: found.num_positive])
+
+
+def test_a_shard_of_another_maker_is_refused_and_one_cut_short_is_absent(tmp_path):
+    make(tmp_path)
+    first = shard_ranges("train", len(COUNTS), 3)[0]
+    assert has_shard(tmp_path, first, IDENTITY)
+    with pytest.raises(UserError, match="made from another corpus"):
+        has_shard(tmp_path, first, {**IDENTITY, "adapter": "b"})
+    path = tmp_path / first.file
+    path.write_bytes(path.read_bytes()[:-40])
+    assert not has_shard(tmp_path, first, IDENTITY)
+    path.write_bytes(b"")
+    assert not has_shard(tmp_path, first, IDENTITY)
+    with pytest.raises(UserError, match=r"shard-00000.arrow was changed or damaged .* score again"):
+        ScoreStore.open(tmp_path)
+
+
+def test_missing_and_unfinished_stores_are_told_apart(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        ScoreStore.open(tmp_path / "nowhere")
+    make(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(UserError, match="is unfinished"):
+        ScoreStore.open(tmp_path)
+
+
+def test_the_same_scores_are_the_same_bytes(tmp_path):
+    assert make(tmp_path / "a").hash == make(tmp_path / "b").hash
+    with pytest.raises(UserError, match="has no split reference; it has train, validation"):
+        ScoreStore.open(tmp_path / "a").split("reference")
+
+
+@pytest.mark.parametrize("place", ["values", "metadata", "footer"])
+def test_a_flipped_bit_in_a_shard_is_found(tmp_path, place):
+    """In a complete store by its manifest, in an unfinished one by the shard's own hash."""
+    make(tmp_path)
+    first = shard_ranges("train", len(COUNTS), 3)[0]
+    path = tmp_path / first.file
+    whole = path.read_bytes()
+    value = scores("train")[0][0].tobytes()
+    position = {"values": whole.index(value), "metadata": whole.rindex(b"train:0:3"), "footer": len(whole) - 20}[place]
+    flipped = bytearray(whole)
+    flipped[position] ^= 4
+    path.write_bytes(flipped)
+    with pytest.raises(UserError, match=r"shard-00000.arrow was changed or damaged"):
+        ScoreStore.open(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    assert not has_shard(tmp_path, first, IDENTITY)
+    path.write_bytes(whole)
+    assert has_shard(tmp_path, first, IDENTITY)
+
+
+def test_a_manifest_that_was_changed_is_refused(tmp_path):
+    make(tmp_path)
+    manifest = tmp_path / "manifest.json"
+    text = manifest.read_text()
+    for change in (text.replace('"first": 3', '"first": 2'), text.replace('"a"', '"b"'), "{}", "[]"):
+        manifest.write_text(change)
+        with pytest.raises(UserError, match=r"manifest.json .*[Rr]emove .*manifest.json and score again"):
+            ScoreStore.open(tmp_path)
+    content = json.loads(text)
+    content["shards"][0]["file"] = "../outside.arrow"
+    content["sha256"] = hash_content([content["identity"], content["shards"]])
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="is no name of something inside"):
+        ScoreStore.open(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["{}", "[]", "", "[" * 100_000, '{"key": 1, "sides": null, "sha256": ""}'])
+def test_a_kept_cut_that_is_damaged_is_found_again(tmp_path, damage):
+    store = make(tmp_path)
+    found = store.sides(Selection(0.7))
+    (file,) = tmp_path.glob("selection-*.json")
+    whole = file.read_text()
+    file.write_text(damage or whole.replace('"num_positive": ', '"num_positive": 1'))
+    assert store.sides(Selection(0.7)) == found
+    assert file.read_text() == whole
+
+
+def test_a_score_that_is_no_finite_number_is_not_written(tmp_path):
+    first = shard_ranges("train", 2, 2)[0]
+    for odd in (np.nan, np.inf, -np.inf):
+        with pytest.raises(UserError, match="reference model gives nll that is no finite number in examples 0 to 1"):
+            write_shard(tmp_path, first, IDENTITY, np.array([1, 1]), np.zeros(2), np.array([0.0, odd]))
+    assert not list(tmp_path.iterdir())

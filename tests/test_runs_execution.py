@@ -1,0 +1,87 @@
+"""Settings that say how a step is computed change nothing in what it computes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from forgetting.method.module import FineTuner
+from forgetting.method.objectives import FullTokens
+from forgetting.method.steps import OptimizerStep, SidedBatch
+from forgetting.model.batch import MicroBatch, pad
+from forgetting.model.lora import Lora
+from forgetting.runs.estimate import estimate
+from forgetting.runs.trainer import Trainer
+
+
+def batches() -> list[MicroBatch]:
+    generator = np.random.default_rng(0)
+    shapes = [(20, 9, 14), (33,), (7, 7)]
+    return [pad([(generator.integers(2, 258, n).astype(np.int32), np.arange(n) > n // 3) for n in s]) for s in shapes]
+
+
+def nll_and_gradient(backbone: Path, **options: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    module = FineTuner(str(backbone), FullTokens(), dtype="float32", lora=Lora(rank=4, dropout=0.0), **options)
+    module.configure_model()
+    module.train()
+    with torch.no_grad():
+        torch.manual_seed(0)
+        for name, parameter in module.trainable().items():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    nll = torch.cat([module.language_model(batch) for batch in batches()])
+    nll.square().mean().backward()
+    gradients = [p.grad for p in module.trainable().values()]
+    assert all(gradient is not None for gradient in gradients)
+    return nll.detach(), torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
+
+
+def counted_layer_calls(backbone: Path, **options: bool) -> int:
+    """How often the first layer runs in a forward and backward pass: twice where it is computed again."""
+    module = FineTuner(str(backbone), FullTokens(), dtype="float32", lora=Lora(rank=4, dropout=0.0), **options)
+    module.configure_model()
+    module.train()
+    calls = []
+    norm = next(m for n, m in module.named_modules() if n.endswith("layers.0.input_layernorm"))
+    norm.register_forward_hook(lambda *_: calls.append(1))
+    module.language_model(batches()[0]).mean().backward()
+    return len(calls)
+
+
+def test_activation_checkpointing_changes_no_number_and_is_on(tiny_llama):
+    plain, kept = nll_and_gradient(tiny_llama), nll_and_gradient(tiny_llama, activation_checkpointing=True)
+    for a, b in zip(plain, kept, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+    assert counted_layer_calls(tiny_llama) == 1
+    assert counted_layer_calls(tiny_llama, activation_checkpointing=True) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_decoder_computes_the_same(tiny_llama):
+    plain, compiled = nll_and_gradient(tiny_llama), nll_and_gradient(tiny_llama, compile=True)
+    for a, b in zip(plain, compiled, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_the_estimate_counts_what_is_held_and_what_is_trained(tiny_llama):
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    expected = {}
+    for rank, size in ((4, 16), (4, 32), (8, 16)):
+        module = FineTuner(str(tiny_llama), FullTokens(), dtype="float32", lora=Lora(rank=rank, dropout=0.0))
+        module.configure_model()
+        inputs = pad([(np.arange(size, dtype=np.int32) + 2, np.arange(size) > 4)] * 3)
+        sides = torch.ones(inputs.num_targets, dtype=torch.bool)
+        step = OptimizerStep(0, [SidedBatch(inputs, sides, ~sides)], inputs.num_targets, 0, 3 * size)
+        expected[rank, size] = estimate(trainer, module, step, inputs.input_ids.numel())
+        trained = sum(p.numel() for p in module.trainable().values())
+        assert expected[rank, size].training == 3 * 4 * trained
+        assert module.language_model.training is True
+    narrow, twice_the_tokens, twice_the_rank = (e.activations for e in expected.values())
+    assert twice_the_tokens == pytest.approx(2 * narrow, rel=0.1)
+    assert narrow < twice_the_rank < 2 * narrow
+    assert "GB in all" in str(expected[4, 16])
+    module = FineTuner(str(tiny_llama), FullTokens(), dtype="float32", activation_checkpointing=True)
+    module.configure_model()
+    assert "without activations" in str(estimate(trainer, module, step, 16))

@@ -1,0 +1,118 @@
+"""`metrics.csv` goes on where a run goes on; Weights & Biases never asks."""
+
+import csv
+import socket
+import time
+
+import pytest
+
+from forgetting.runs.metrics import MetricsFile, wandb_logger, wandb_mode
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_step_is_a_row_and_columns_may_come_later(tmp_path):
+    log = MetricsFile(tmp_path / "metrics.csv")
+    log.log_metrics({"loss": 1.0, "epoch": 0}, 0)
+    log.log_metrics({"loss": 2.0}, 1)
+    log.log_metrics({"validation/nll": 3.0}, 1)
+    log.finalize("success")
+    assert rows(log.path) == [
+        {"step": "0", "loss": "1.0", "validation/nll": ""}, {"step": "1", "loss": "2.0", "validation/nll": "3.0"},
+    ]  # fmt: skip
+
+
+def test_a_resumed_run_keeps_what_came_before_and_logs_the_rest_again(tmp_path):
+    log = MetricsFile(tmp_path / "metrics.csv")
+    for step in range(5):
+        log.log_metrics({"loss": float(step)}, step)
+    log.write()
+    resumed = MetricsFile(log.path)
+    resumed.start_at(3)
+    resumed.log_metrics({"loss": 30.0}, 3)
+    resumed.write()
+    assert [row["loss"] for row in rows(log.path)] == ["0.0", "1.0", "2.0", "30.0"]
+    fresh = MetricsFile(log.path)
+    fresh.start_at(0)
+    fresh.log_metrics({"loss": 9.0}, 0)
+    fresh.write()
+    assert [row["loss"] for row in rows(log.path)] == ["9.0"]
+
+
+def test_a_row_that_was_cut_off_is_no_row(tmp_path):
+    log = MetricsFile(tmp_path / "metrics.csv")
+    for step in range(12):
+        log.log_metrics({"loss": float(step)}, step)
+    log.write()
+    whole = log.path.read_bytes()
+    log.path.write_bytes(whole[: whole.rindex(b"1,11.0") + 1])  # of step 11, "1" is left
+    resumed = MetricsFile(log.path)
+    resumed.start_at(20)
+    resumed.log_metrics({"loss": 20.0}, 20)
+    resumed.write()
+    assert [row["step"] for row in rows(log.path)] == [*map(str, range(11)), "20"]
+
+
+def test_rows_are_appended_and_not_written_again(tmp_path):
+    log = MetricsFile(tmp_path / "metrics.csv")
+    log.log_metrics({"loss": 0.0}, 0)
+    log.write()
+    inode = log.path.stat().st_ino
+    for step in range(1, 500):
+        log.log_metrics({"loss": float(step)}, step)
+        log.save()
+    log.finalize("success")
+    assert log.path.stat().st_ino == inode
+    assert [row["step"] for row in rows(log.path)] == [*map(str, range(500))]
+
+
+@pytest.fixture
+def server():
+    """Something that listens, as the server of Weights & Biases would."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(("key", "netrc", "mode"), [
+    (None, "", "offline"), ("x" * 40, "", "online"), (None, "machine 127.0.0.1 login user password x\n", "online"),
+    (None, "machine elsewhere.org login user password x\n", "offline"),
+])  # fmt: skip
+def test_without_a_key_weights_and_biases_is_offline(tmp_path, monkeypatch, server, key, netrc, mode):
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", server)
+    if key is not None:
+        monkeypatch.setenv("WANDB_API_KEY", key)
+    (tmp_path / "netrc").write_text(netrc)
+    (tmp_path / "netrc").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    logger = wandb_logger({"project": "p", "tags": ["t"]}, "table3/x/full", 2, tmp_path / "run", "abc")
+    settings = logger._wandb_init
+    assert settings["mode"] == mode
+    assert settings["name"] == "table3/x/full/seed-2"
+    assert settings["project"] == "p"
+    assert settings["id"] == "abc"
+    assert settings["resume"] == "allow"
+    assert not any("x" * 40 in str(value) for value in settings.values())
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch, capsys):
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+        monkeypatch.delenv("WANDB_MODE", raising=False)
+        start = time.monotonic()
+        assert wandb_mode(None) == "offline"
+    assert time.monotonic() - start < 10
+    assert "does not answer" in capsys.readouterr().err
+
+
+def test_a_mode_that_is_asked_for_is_kept(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert wandb_logger({"mode": "disabled"}, "a", 0, tmp_path, "abc")._wandb_init["mode"] == "disabled"
