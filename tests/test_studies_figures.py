@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_reporting_tables import write_results
+from test_studies_tables import write_results
 
 from forgetting.errors import UserError
 from forgetting.studies.collect import collect
