@@ -135,6 +135,6 @@ def _meant(text: str, known: list[str]) -> str:
         if close:
             return f". Did you mean {' or '.join(dict.fromkeys(close))}?"
     for wrong in re.findall(r"import path string: (\w+)", text):
-        if close := difflib.get_close_matches(wrong, ("FullTokens", "Ignoring", "Forgetting"), n=1):
+        if close := difflib.get_close_matches(wrong, ("MeanNLL", "Forgetting"), n=1):
             return f". Did you mean {close[0]}?"
     return ". --help lists every key."

@@ -11,7 +11,9 @@ from forgetting.corpus.prepare import Corpus
 from forgetting.corpus.tokens import TokenizedSplit
 from forgetting.errors import UserError
 from forgetting.lab.noise import Kind
-from forgetting.method.selection import Selection, quality
+from forgetting.method.masks import ScoredSplit, Selected
+from forgetting.method.scores import LossReduction
+from forgetting.method.selection import Selection
 from forgetting.method.store import ScoreStore
 
 KINDS = tuple(Kind)
@@ -92,8 +94,11 @@ def detection(store: ScoreStore, kinds: Int64[np.ndarray, " tokens"], positive_f
     split = store.split("train")
     if split.num_tokens != len(kinds):
         raise UserError(f"{store.folder} scores {split.num_tokens} tokens, the corpus has {len(kinds)}.")
-    q = quality(split.nll_base, split.nll_reference)
-    _, negative = store.sides(Selection(positive_fraction)).masks(q, 0)
+    scored = ScoredSplit(split, LossReduction())
+    q = np.concatenate(list(scored.chunks()))
+    thresholds = Selected(scored, Selection(positive_fraction)).thresholds
+    assert thresholds is not None
+    _, negative = thresholds.masks(q, 0)
     is_noise = kinds != KINDS.index(Kind.CLEAN)
 
     def share(mask: np.ndarray) -> float:

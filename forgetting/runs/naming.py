@@ -8,14 +8,8 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from forgetting.arguments import config_files
-from forgetting.method.objectives import FullTokens
 from forgetting.paths import EXPERIMENTS
 from forgetting.runs.run import REFERENCE_IGNORES, changes, computed, experiment_id, variant, with_variant
-
-
-def learns_every_token(objective: Any) -> bool:
-    """Whether an objective, as configured, has no use for a selection."""
-    return str(objective["class_path"]).rsplit(".", 1)[-1] == FullTokens.__name__
 
 
 class Naming:
@@ -62,11 +56,7 @@ class Naming:
         self, final: dict[str, Any], name: str, overlays: list[tuple[str, dict[str, Any]]], overrides: dict[str, Any]
     ) -> str | None:
         data = final["data"]
-        if (
-            data["split"] == "reference"
-            or data["positive_fraction"] == "all"
-            or learns_every_token(final["model"]["objective"])
-        ):
+        if data["split"] == "reference":
             return None
         if "data.reference" in overrides:
             return data["reference"]

@@ -26,11 +26,13 @@ def versions() -> dict[str, str]:
 
 def provenance(run: Run, data: ForgettingData, module: FineTuner) -> dict[str, Any]:
     """What a run is made from: every input by its hash."""
-    sides = data.sides
+    selected = data.selected
     return {
         "format": FORMAT, "id": run.id, "seed": run.seed, "config_hash": run.config_hash, "computed": run.computed,
         "inputs": all_inputs(data, module),
-        "sides": None if sides is None else {"num_positive": sides.num_positive, "num_negative": sides.num_negative},
+        "selected": None if selected is None else {
+            "num_positive": selected.num_positive, "num_negative": selected.num_negative,
+        },
         "unmatched_targets": module.unmatched_targets,
     }  # fmt: skip
 
@@ -61,6 +63,7 @@ def all_inputs(data: ForgettingData, module: FineTuner) -> dict[str, Any]:
         **common_inputs(data, module),
         "adapter": module.adapter_hash,
         "store": None if store is None else store.hash,
+        "scores": None if data.scored is None else data.scored.hash,
         "reference": None if store is None else store.identity["adapter"],
     }
 
@@ -112,21 +115,17 @@ class InputCheck(Callback):
 
     Args:
         run: The run.
+        module: What is scored or validated with.
+        data: What is scored or validated on.
     """
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, module: FineTuner, data: ForgettingData) -> None:
+        self.run, self.module, self.data = run, module, data
 
     def on_predict_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Before scoring."""
-        self._check(trainer, pl_module)
+        refuse_other_inputs(self.run, common_inputs(self.data, self.module), trainer)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Before validating."""
-        self._check(trainer, pl_module)
-
-    def _check(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(module, FineTuner)
-        assert isinstance(data, ForgettingData)
-        refuse_other_inputs(self.run, common_inputs(data, module), trainer)
+        refuse_other_inputs(self.run, common_inputs(self.data, self.module), trainer)

@@ -20,7 +20,7 @@ from forgetting.errors import UserError
 from forgetting.lock import locked
 from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
-from forgetting.method.scoring import ShardScores, ShardWork
+from forgetting.method.scoring import ScoringData, ShardScores, ShardWork
 from forgetting.method.store import ScoreStore, ShardRange, close_store, write_shard
 from forgetting.model.backbone import backbone_identity
 from forgetting.model.lora import save_lora
@@ -107,28 +107,32 @@ class RunRecord(Callback):
         run: The run.
         config_text: The whole configuration, for `fit.yaml`.
         metrics: The run's metrics file.
+        module: What is trained.
+        data: What it is trained on.
     """
 
-    def __init__(self, run: Run, config_text: str, metrics: MetricsFile) -> None:
+    def __init__(
+        self, run: Run, config_text: str, metrics: MetricsFile, module: FineTuner, data: ForgettingData
+    ) -> None:
         self.run = run
         self.config_text = config_text
         self.metrics = metrics
+        self.module, self.data = module, data
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Everything is loaded and nothing is trained yet: say what this run is made from."""
-        module, data = _parts(trainer, pl_module)
-        made_from = provenance(self.run, data, module)
+        made_from = provenance(self.run, self.data, self.module)
         refuse_other_inputs(self.run, made_from["inputs"], trainer)
         if trainer.is_global_zero:
             self.run.folder.mkdir(parents=True, exist_ok=True)
             before = self.run.provenance() or {"launches": []}
-            launches = [*before["launches"], launch(trainer, data, module)]
+            launches = [*before["launches"], launch(trainer, self.data, self.module)]
             with complete_or_absent(self.run.folder / "fit.yaml") as temporary:
                 temporary.write_text(self.config_text, encoding="utf-8")
             write_json(self.run.provenance_file, {**made_from, "launches": launches})
             for logger in trainer.loggers:
                 logger.log_hyperparams(yaml.safe_load(self.config_text))
-            print(preflight(trainer, module), flush=True)
+            print(preflight(trainer, self.module, self.data), flush=True)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """The checkpoint, if any, is restored by now."""
@@ -138,16 +142,14 @@ class RunRecord(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Say whose it is. What was logged up to a checkpoint is on disk when the checkpoint is."""
-        module, data = _parts(trainer, pl_module)
-        checkpoint["run"] = checkpoint_identity(self.run, all_inputs(data, module))
+        checkpoint["run"] = checkpoint_identity(self.run, all_inputs(self.data, self.module))
         self.metrics.write()
 
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Refuse the checkpoint of another run."""
-        module, data = _parts(trainer, pl_module)
-        ours, theirs = checkpoint_identity(self.run, all_inputs(data, module)), checkpoint.get("run") or {}
+        ours, theirs = checkpoint_identity(self.run, all_inputs(self.data, self.module)), checkpoint.get("run") or {}
         odd = [name for name in ours if theirs.get(name) != ours[name]]
         if odd:
             raise UserError(
@@ -158,34 +160,26 @@ class RunRecord(Callback):
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save the adapter as a plain PEFT folder."""
-        assert isinstance(pl_module, FineTuner)
-        if trainer.global_step < pl_module.total_steps:
-            return  # interrupted: the checkpoint says where to go on
-        save_adapter(pl_module, self.run.adapter, trainer.is_global_zero)
+        if trainer.global_step < self.module.total_steps:
+            return  # interrupted: the checkpoint says where to resume
+        save_adapter(self.module, self.run.adapter, trainer.is_global_zero)
 
 
-def _parts(trainer: lightning.Trainer, module: lightning.LightningModule) -> tuple[FineTuner, ForgettingData]:
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    assert isinstance(module, FineTuner)
-    assert isinstance(data, ForgettingData)
-    return module, data
-
-
-def preflight(trainer: lightning.Trainer, module: FineTuner) -> str:
+def preflight(trainer: lightning.Trainer, module: FineTuner, data: ForgettingData) -> str:
     """What is about to happen, in one paragraph."""
     trained = sum(p.numel() for p in module.trainable().values())
     total = sum(p.numel() for p in module.language_model.parameters())
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    assert isinstance(data, ForgettingData)
     lines = [
         f"{type(module.objective).__name__} on {module.backbone}: {trained:,} of {total:,} parameters are trained, "
-        f"{module.total_steps:,} optimiser steps of {data.batch_size} sequences over "
+        f"{module.total_steps:,} optimizer steps of {data.batch_size} sequences over "
         f"{len(data.tokens.split(data.train_split)):,} examples, {trainer.world_size} process(es), {trainer.precision}"
     ]
-    if data.sides is not None:
+    if data.selected is not None:
         ranked = "sequences" if data.selection.granularity == "sequence" else "response tokens"
-        lines.append(f"{data.sides.num_positive:,} {ranked} positive, {data.sides.num_negative:,} negative")
-        if not data.sides.num_negative:
+        score = type(data.score).__name__
+        counts = f"{data.selected.num_positive:,} {ranked} positive, {data.selected.num_negative:,} negative"
+        lines.append(f"{counts}, by {score}")
+        if not data.selected.num_negative:
             lines.append("Nothing is negative: the negative term is 0 at every step, whatever λ.")
     loader: Any = data.train_dataloader()
     steps = list(islice(loader.sampler, LOOK_AHEAD))
@@ -226,17 +220,21 @@ def save_adapter(module: FineTuner, folder: Path, write: bool) -> None:
 
 
 class ScoreWriter(Callback):
-    """Writes each shard as it is scored, and what it took beside the shards: an interrupted store adds up."""
+    """Writes each shard as it is scored, and what it took next to the shards: an interrupted store adds up.
 
-    def __init__(self) -> None:
+    Args:
+        scoring: What is scored.
+    """
+
+    def __init__(self, scoring: ScoringData) -> None:
+        self.scoring = scoring
         self._held = ExitStack()
         self._start = 0.0
 
     def on_predict_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """One launch at a time writes; a complete store is not written to, and may lie where nobody can."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if data.pending and trainer.is_global_zero:
-            self._held.enter_context(locked(data.store_folder))
+        if self.scoring.pending and trainer.is_global_zero:
+            self._held.enter_context(locked(self.scoring.folder))
 
     def on_predict_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: ShardWork, batch_idx: int,
@@ -250,17 +248,13 @@ class ScoreWriter(Callback):
         batch: ShardWork, batch_idx: int, dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         """Write a shard."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
         if outputs is not None:
-            shard = outputs.shard
-            lengths = data.tokens.split(shard.split).lengths[shard.first : shard.last]
+            shard, folder = outputs.shard, self.scoring.folder
+            lengths = self.scoring.data.tokens.split(shard.split).lengths[shard.first : shard.last]
             seconds = time.perf_counter() - self._start
             took = {"seconds": seconds / trainer.world_size, "tokens": 2 * int(lengths.sum())}  # two models read it
-            write_json(_cost_file(data.store_folder, shard), took)
-            write_shard(
-                data.store_folder, shard, data.store_identity, outputs.num_targets, outputs.nll_base,
-                outputs.nll_reference,
-            )  # fmt: skip
+            write_json(_cost_file(folder, shard), took)
+            write_shard(folder, shard, self.scoring.identity, outputs.num_targets, outputs.columns)
 
     def on_predict_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Every rank has written its shards."""
@@ -272,16 +266,15 @@ class ScoreWriter(Callback):
         """Let go of the store."""
         self._held.close()
 
-    def finish(self, trainer: lightning.Trainer, module: FineTuner, data: ForgettingData) -> None:
+    def finish(self, trainer: lightning.Trainer, module: FineTuner) -> None:
         """Write the manifest of a store whose shards are all there, and what it took; one process does."""
-        folder = data.store_folder
-        assert folder is not None
+        scoring, folder = self.scoring, self.scoring.folder
         with self._held:
-            if not trainer.is_global_zero or (not data.pending and _is_complete(folder)):
+            if not trainer.is_global_zero or (not scoring.pending and _is_complete(folder)):
                 return
-            record = {"versions": versions(), "backbone": backbone_identity(data.backbone, data.revision)}
-            close_store(folder, data.store_identity, data.shards(), record)
-            files = [_cost_file(folder, shard) for shard in data.shards()]
+            record = {"versions": versions(), "backbone": backbone_identity(module.backbone, module.revision)}
+            close_store(folder, scoring.identity, scoring.shards, record)
+            files = [_cost_file(folder, shard) for shard in scoring.shards]
             costs = [read_json(file, dict, ["seconds", "tokens"]) for file in files if file.is_file()]
             total = {name: sum(cost[name] for cost in costs) for name in ("seconds", "tokens")}
             assert module.adapter is not None

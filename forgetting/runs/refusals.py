@@ -65,23 +65,3 @@ def refuse_settings(config: Mapping[str, Any], command: str) -> None:
         raise UserError(f"trainer.check_val_every_n_epoch is {trainer['check_val_every_n_epoch']}; at least 1.")
     if trainer.get("limit_val_batches") is not None and trainer["limit_val_batches"] < 0:
         raise UserError(f"trainer.limit_val_batches is {trainer['limit_val_batches']}; it must be 0 or more.")
-    _refuse_pointless(config)
-
-
-def _refuse_pointless(config: Mapping[str, Any]) -> None:
-    """Refuse an objective and a selection that do not go together: the run would be another than its name says."""
-    data, objective = config["data"], config["model"]["objective"]
-    name = str(objective["class_path"]).rsplit(".", 1)[-1]
-    if data["split"] == "reference":
-        return
-    for key in ("forget_fraction", "threshold"):
-        if name == "FullTokens" and data[key] is not None:
-            raise UserError(
-                f"FullTokens learns every response token, but data.{key} is {data[key]}: leave it out, or choose "
-                "Ignoring or Forgetting."
-            )
-    if name in ("Ignoring", "Forgetting") and data["positive_fraction"] == "all":
-        raise UserError(
-            f'{name} needs negative tokens, but data.positive_fraction is "all": set it to ρ, such as 0.7, or choose '
-            "FullTokens."
-        )

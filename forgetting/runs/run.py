@@ -26,7 +26,7 @@ EXECUTION = {
         "seed",
         "backbone",
         "revision",
-        "every_token",
+        "columns",
     },
 }
 """Settings that say where and how a run is computed, not what."""
@@ -47,8 +47,10 @@ REFERENCE_IGNORES = {
         "reference",
         "reference_seed",
         "store",
+        "score",
         "positive_fraction",
         "granularity",
+        "scope",
         "forget_fraction",
         "threshold",
     },

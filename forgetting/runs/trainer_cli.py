@@ -2,6 +2,7 @@
 
 import uuid
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,17 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-import forgetting.method.objectives  # noqa: F401 - so that objectives can be named without their module
 from forgetting.arguments import parse, refuse_no_experiment
 from forgetting.artifacts import complete_or_absent, write_json
 from forgetting.errors import UserError
 from forgetting.lock import locked
 from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
+from forgetting.method.objectives import MeanNLL
 from forgetting.model.adapter_folder import refuse_damaged_adapter
 from forgetting.runs.checkpoints import ResumePoint, resume_from
 from forgetting.runs.metrics import MetricsFile, refuse_wandb_settings, wandb_logger
-from forgetting.runs.naming import Naming, learns_every_token
+from forgetting.runs.naming import Naming
 from forgetting.runs.provenance import InputCheck
 from forgetting.runs.records import Cost, RunRecord
 from forgetting.runs.refusals import refuse_settings
@@ -40,6 +41,13 @@ def run_seed(seed_everything: int | bool, split: str, reference_seed: int) -> in
     if isinstance(seed_everything, bool):
         raise UserError("seed_everything must be a whole number: a run's folder and its repetition depend on it.")
     return seed_everything
+
+
+def reads_store(config: Namespace) -> bool:
+    """Whether a run reads a score store: to select tokens, or since its objective reads stored columns."""
+    module, _, name = config.model.objective.class_path.rpartition(".")
+    objective = getattr(import_module(module), name)
+    return config.data.split == "train" and (config.data.positive_fraction != "all" or bool(objective.columns))
 
 
 class PipelineCLI(LightningCLI):
@@ -77,7 +85,7 @@ class PipelineCLI(LightningCLI):
         parser.add_class_arguments(RunSettings, "run")
         parser.link_arguments("model.backbone", "data.backbone")
         parser.link_arguments("model.revision", "data.revision")
-        parser.link_arguments("model.objective", "data.every_token", compute_fn=learns_every_token)
+        parser.link_arguments("model.columns", "data.columns", apply_on="instantiate")
         seeds = ("seed_everything", "data.split", "data.reference_seed")
         parser.link_arguments(seeds, "model.seed", compute_fn=run_seed)
         parser.link_arguments(seeds, "data.seed", compute_fn=run_seed)
@@ -94,9 +102,11 @@ class PipelineCLI(LightningCLI):
         config: Namespace = self.config[self.command]
         refuse_settings(config.as_dict(), self.command)
         config.seed_everything = config.model.seed
+        if config.data.split == "reference":  # trained on all tokens of D_ref, whatever the objective of its method
+            config.model.objective = Namespace(class_path=f"{MeanNLL.__module__}.{MeanNLL.__qualname__}")
         self.naming = Naming(parser, self.arguments)
         settings = config.run
-        reference = self.naming.reference_id
+        reference = self.naming.reference_id if reads_store(config) else None
         config.run.id, config.data.reference = self.naming.run_id, reference
         # Written before the store's place is filled in: a saved configuration finds it by the reference's name.
         saved = config.clone()
@@ -147,11 +157,12 @@ class PipelineCLI(LightningCLI):
                 identity = self._wandb_identity()
                 loggers.append(wandb_logger(settings.wandb, self.run.id, self.run.seed, self.run.folder, identity))
             callbacks = [
-                Cost(self.run.folder), RunRecord(self.run, self.config_text, metrics),
+                Cost(self.run.folder),
+                RunRecord(self.run, self.config_text, metrics, self.model, self.datamodule),
                 ResumePoint(self.run.checkpoint, settings.checkpoint_every_n_steps),
             ]  # fmt: skip
         else:
-            callbacks = [InputCheck(self.run)]
+            callbacks = [InputCheck(self.run, self.model, self.datamodule)]
         self.trainer_defaults = {"callbacks": callbacks}
         own = self._get(self.config_init, "trainer").get("logger")
         if own not in (None, True, False):
@@ -166,7 +177,7 @@ class PipelineCLI(LightningCLI):
         """Make the Trainer, the module and the data from their settings; what a class refuses is the user's to change.
 
         Raises:
-            UserError: A setting cannot be used.
+            UserError: A setting cannot be used, or the objective and the selection do not go together.
         """
         try:
             super().instantiate_classes()
@@ -184,7 +195,13 @@ class PipelineCLI(LightningCLI):
         return file.read_text(encoding="utf-8").strip()
 
     def after_instantiate_classes(self) -> None:
-        """Errors of the data module name the command that makes what is missing."""
+        """Refuse an objective without what it needs; let errors name the command that makes what is missing."""
+        objective, selects = self.model.objective, self.datamodule.selection.positive_fraction != "all"
+        if self.config[self.command].data.split == "train" and objective.needs_negative and not selects:
+            raise UserError(
+                f'{type(objective).__name__} needs negative tokens, but data.positive_fraction is "all": set it to ρ, '
+                "such as 0.7, or choose MeanNLL."
+            )
         self.datamodule.score_command = self.naming.command_for_reference("score")
 
     def fit(self, model: FineTuner, datamodule: ForgettingData, ckpt_path: str | None = None, **options: Any) -> None:

@@ -84,7 +84,9 @@ def load_experiment(name: str, folder: Path, overlays: Iterable[Path] = ()) -> E
     data = config["data"]
     is_reference = data["split"] == "reference"
     objective = config["model"]["objective"]["class_path"].rsplit(".", 1)[-1]
-    method = "reference" if is_reference else "full" if objective == "FullTokens" else objective.lower()
+    trains_on_all = data["positive_fraction"] == "all"
+    method = "full" if trains_on_all else "ignoring" if objective == "MeanNLL" else "forgetting"
+    method = "reference" if is_reference else method
     return Experiment(
         name=name,
         file=file,
