@@ -212,13 +212,19 @@ def find_thresholds(chunks: Chunks, count: int, selection: Selection) -> Thresho
     no negative ones.
 
     Args:
-        chunks: Finite scores.
+        chunks: The scores.
         count: How many.
         selection: Of the scope `corpus`.
+
+    Raises:
+        UserError: A score is not a finite number.
     """
     if selection.threshold is not None:
         threshold = Threshold(selection.threshold, 0)
-        num_positive = sum(int(np.count_nonzero(threshold.selects(scores, 0))) for scores in chunks())
+        num_positive = 0
+        for scores in chunks():
+            refuse_not_finite(scores)
+            num_positive += int(np.count_nonzero(threshold.selects(scores, 0)))
         return Thresholds(threshold, threshold, num_positive, count - num_positive)
     num_positive, num_negative = selection.counts(count)
     positive = threshold_of_top(chunks, num_positive)
