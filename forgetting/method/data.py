@@ -125,6 +125,16 @@ class ForgettingData(LightningDataModule):
         self.resumed_steps = 0
         """Optimizer steps in the checkpoint that is about to be restored; the Trainer sets it."""
 
+    @property
+    def selects(self) -> bool:
+        """Whether scores decide which tokens are positive; else all are."""
+        return self.selection.positive_fraction != "all"
+
+    @property
+    def reads_store(self) -> bool:
+        """Whether a score store is needed: to select, or since the objective reads stored columns."""
+        return self.selects or bool(self.columns)
+
     def open_corpus(self) -> tuple[Corpus, TokenizedCorpus]:
         """The corpus and its tokens, made where they do not exist yet."""
         tokenizer = load_tokenizer(self.backbone, self.revision)
@@ -151,8 +161,7 @@ class ForgettingData(LightningDataModule):
                 f"There is nothing to train on: the corpus has no {self.train_split} examples. Raise "
                 f"data.corpus.num_{self.train_split}."
             )
-        selects = self.selection.positive_fraction != "all"
-        if stage == "predict" or not (selects or self.columns):
+        if stage == "predict" or not self.reads_store:
             return
         self.store = self._matching_store()
         if missing := [name for name in self.columns if name not in self.stored("train").columns]:
@@ -160,7 +169,7 @@ class ForgettingData(LightningDataModule):
                 f"The objective reads {', '.join(missing)}; the score store {self.store.folder} has "
                 f"{', '.join(self.stored('train').columns)}. Name columns that are there."
             )
-        if selects:
+        if self.selects:
             self.scored = ScoredSplit(self.stored("train"), self.score)
             self.selected = Selected(self.scored, self.selection)
 
