@@ -70,10 +70,10 @@ class Laboratory:
         for row in self.rows:
             run = self._trainer("fit", row.experiment, folder, stages).run.folder
             scores[row.experiment] = self._evaluate(run, run, folder, row.experiment, stages)
-        return Outcome(world.seed, scores, self._detection(store, folder))
+        return Outcome(world.seed, scores, self._detection(store))
 
     def _arguments(self, experiment: str, world: Path) -> list[str]:
-        files = [experiments_folder() / f"{experiment}.yaml", world / "world.yaml"]
+        files = [experiments_folder() / f"{experiment}.yaml", world / f"world-{world.name}.yaml"]
         given = [part for file in files for part in ("--config", str(file))]
         quiet = "--trainer.enable_progress_bar=false"
         return [*given, f"--run.root={self.runs}", f"--data.corpora={self.corpora}", quiet, *self.options]
@@ -92,13 +92,12 @@ class Laboratory:
         columns = {name: column["value"] for name, column in content["columns"].items()}
         return {**columns, AVERAGE: content["average"]}
 
-    def _detection(self, scored: TrainerCLI, world: Path) -> Detection:
+    def _detection(self, scored: TrainerCLI) -> Detection:
         """Of the command that scored the corpus: its data module and its run's store."""
         data = scored.datamodule
         assert isinstance(data, ForgettingData)
-        corpus, tokens = data.open_corpus()
-        kinds = known_noise(corpus, tokens.split("train"), world / "sources")
-        return detection(ScoreStore.open(scored.run.scores), kinds, POSITIVE_FRACTION)
+        _, tokens = data.open_corpus()
+        return detection(ScoreStore.open(scored.run.scores), known_noise(tokens, "train"), POSITIVE_FRACTION)
 
 
 def experiments_folder() -> Path:

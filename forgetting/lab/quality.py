@@ -1,14 +1,11 @@
 """How well Q found the noise: the one place where the known noise meets the scores."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
-from forgetting.corpus.prepare import Corpus
-from forgetting.corpus.tokens import TokenizedSplit
+from forgetting.corpus.tokens import TokenizedCorpus
 from forgetting.errors import UserError
 from forgetting.lab.noise import Kind
 from forgetting.method.masks import ScoredSplit, Selected
@@ -42,36 +39,16 @@ class Detection:
     recall_by_kind: dict[str, float]
 
 
-def known_noise(corpus: Corpus, tokens: TokenizedSplit, sources: Path) -> Int64[np.ndarray, " tokens"]:
-    """The kind of every response token of a split, in the order of the score store.
-
-    Args:
-        corpus: The corpus; its rows say which row of which source they are.
-        tokens: The split, tokenised.
-        sources: The world's folder of sources.
-
-    Returns:
-        Places in `KINDS`. The EOS that ends a response is clean.
+def known_noise(tokens: TokenizedCorpus, split: str) -> Int64[np.ndarray, " tokens"]:
+    """The kind of every response token of a split, in the order of the score store, as places in `KINDS`.
 
     Raises:
-        UserError: A response has another number of tokens than its source says.
+        UserError: No source of the corpus knows its noise.
     """
-    noise = {
-        file.stem: [json.loads(line)["noise"] for line in file.read_text(encoding="utf-8").splitlines()]
-        for file in sources.glob("*.jsonl")
-    }
-    split = corpus.split(tokens.name)
-    place = {kind: number for number, kind in enumerate(KINDS)}
-    origins = zip(split["source"], split["source_row"], strict=True)
-    flags = [[place[kind] for kind in [*noise[source][row], Kind.CLEAN]] for source, row in origins]
-    kept = [flags[row] for row in tokens.rows]
-    for row, of_row, num_targets in zip(tokens.rows, kept, tokens.num_targets, strict=True):
-        if len(of_row) != num_targets:
-            raise UserError(
-                f"Row {row} of {corpus.folder}/{tokens.name} has {num_targets} response tokens, where {sources} has "
-                f"{len(of_row)} words with EOS: the corpus is of another world. Remove {corpus.folder} and the runs."
-            )
-    return np.concatenate([np.array(of_row) for of_row in kept])
+    noise = tokens.split(split).noise
+    if noise is None:
+        raise UserError(f"No source of {tokens.folder.parent} names a column `noise`: give it, and prepare again.")
+    return np.array([KINDS.index(Kind(kind)) for kind in (Kind.CLEAN, *tokens.noise_kinds)])[noise]
 
 
 def area_under_curve(score: Float[np.ndarray, " n"], is_noise: Bool[np.ndarray, " n"]) -> float:

@@ -235,7 +235,8 @@ class ForgettingData(LightningDataModule):
     def stored(self, split: str) -> StoredSplit:
         """The stored columns of a split, and `noise` where the corpus knows it."""
         assert self.store is not None, "there is no store"
-        return self.store.split(split)
+        noise = self.tokens.split(split).noise
+        return self.store.split(split, {} if noise is None else {"noise": noise})
 
     def masks(self, split: TokenizedSplit) -> Masks:
         """A function from an example of `split` to the positive and negative mask of its response tokens."""
