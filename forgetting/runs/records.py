@@ -148,7 +148,8 @@ class RunRecord(Callback):
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Refuse the checkpoint of another run."""
+        """Refuse the checkpoint of another run, and to resume this one where an input has changed."""
+        refuse_other_inputs(self.run, all_inputs(self.data, self.module), trainer)
         ours, theirs = checkpoint_identity(self.run, all_inputs(self.data, self.module)), checkpoint.get("run") or {}
         odd = [name for name in ours if theirs.get(name) != ours[name]]
         if odd:
