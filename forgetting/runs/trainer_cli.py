@@ -1,6 +1,5 @@
 """LightningCLI for the commands that need a Trainer: links, run folders, resuming."""
 
-import uuid
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +9,9 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from forgetting.arguments import base_files, parse, refuse_no_experiment
-from forgetting.artifacts import complete_or_absent, write_json
+from forgetting.artifacts import write_json
 from forgetting.errors import UserError
 from forgetting.lock import locked
 from forgetting.method.data import ForgettingData
@@ -21,7 +19,7 @@ from forgetting.method.module import FineTuner
 from forgetting.method.objectives import FullTokens  # objectives can then be named without their module
 from forgetting.model.adapter_folder import refuse_damaged_adapter
 from forgetting.runs.checkpoints import ResumePoint, resume_from
-from forgetting.runs.metrics import MetricsFile, refuse_wandb_settings, wandb_logger
+from forgetting.runs.metrics import MetricsFile
 from forgetting.runs.naming import Naming
 from forgetting.runs.provenance import InputCheck
 from forgetting.runs.records import Cost, RunRecord
@@ -29,6 +27,7 @@ from forgetting.runs.reference import refuse_unshared
 from forgetting.runs.refusals import refuse_settings
 from forgetting.runs.run import Run, RunSettings, computed, run_seed
 from forgetting.runs.trainer import Trainer
+from forgetting.runs.wandb_logger import wandb_logger
 
 
 def learns_every_token(objective: Any) -> bool:
@@ -159,9 +158,7 @@ class TrainerCLI(LightningCLI):
             metrics = MetricsFile(self.run.folder / "metrics.csv")
             loggers = [metrics]
             if settings.wandb is not None:
-                refuse_wandb_settings(settings.wandb)
-                identity = self._wandb_identity()
-                loggers.append(wandb_logger(settings.wandb, self.run.id, self.run.seed, self.run.folder, identity))
+                loggers.append(wandb_logger(settings.wandb, self.run))
             callbacks = [
                 Cost(self.run.folder), RunRecord(self.run, self.config_text, metrics),
                 ResumePoint(self.run.checkpoint, settings.checkpoint_every_n_steps),
@@ -188,16 +185,6 @@ class TrainerCLI(LightningCLI):
             super().instantiate_classes()
         except (TypeError, ValueError, OverflowError, RuntimeError, MisconfigurationException) as error:
             raise UserError(f"A setting cannot be used: {type(error).__name__}: {error}") from error
-
-    def _wandb_identity(self) -> str:
-        """The run's id at Weights & Biases, the same for every launch that the run takes."""
-        file = self.run.folder / "wandb.id"
-        if getattr(rank_zero_only, "rank", 0) != 0:
-            return ""  # the first rank alone logs
-        if not file.is_file():
-            with complete_or_absent(file) as temporary:
-                temporary.write_text(uuid.uuid4().hex[:16], encoding="utf-8")
-        return file.read_text(encoding="utf-8").strip()
 
     def after_instantiate_classes(self) -> None:
         """Errors of the data module name the command that makes what is missing."""
