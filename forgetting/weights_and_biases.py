@@ -1,4 +1,4 @@
-"""How a launch logs to Weights & Biases: never by asking for a key, and offline where there is none."""
+"""Weights & Biases: its settings and its mode. It never asks for a key, and logs offline where there is none."""
 
 import inspect
 import netrc

@@ -1,4 +1,4 @@
-"""`metrics.csv` goes on where a run goes on; Weights & Biases never asks."""
+"""`metrics.csv` resumes with its run; Weights & Biases never asks for a key."""
 
 import csv
 import socket
@@ -100,7 +100,7 @@ def test_without_a_key_weights_and_biases_is_offline(tmp_path, monkeypatch, serv
     assert settings["name"] == "table3/x/full/seed-2"
     assert settings["project"] == "p"
     assert settings["id"] == (run.folder / "wandb.id").read_text()
-    assert wandb_logger({}, run)._wandb_init["id"] == settings["id"]  # a later launch goes on in the same one
+    assert wandb_logger({}, run)._wandb_init["id"] == settings["id"]  # a later launch resumes it
     assert settings["resume"] == "allow"
     assert not any("x" * 40 in str(value) for value in settings.values())
 

@@ -65,7 +65,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Called after every step: write now and then."""
+        """Called after every step; write once enough rows are held."""
         if len(self._rows) > ROWS_AT_ONCE:
             self._append(self._rows[:-1])
             self._rows = self._rows[-1:]
@@ -100,7 +100,7 @@ class MetricsFile(Logger):
             writer.writerows(rows)
 
     def _written(self) -> list[dict[str, Any]]:
-        """The whole rows of the file. A killed process may have left its last one in part."""
+        """Complete rows of the file. A killed process may have left its last row incomplete."""
         if not self.path.is_file():
             return []
         text = self.path.read_text(encoding="utf-8", errors="replace")

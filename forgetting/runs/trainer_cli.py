@@ -93,7 +93,7 @@ class TrainerCLI(LightningCLI):
         config.data.reference = None if naming.is_reference else naming.reference_id
         # Written before the store's place is filled in: a saved configuration finds it by the reference's name.
         saved = config.clone()
-        saved.pop("ckpt_path", None)  # where this launch goes on is not part of what the run is
+        saved.pop("ckpt_path", None)  # the checkpoint that this launch resumes from is no part of the run
         self.config_text = self._parser(self.command).dump(saved, skip_unset=False, skip_validation=True)
         plain = yaml.safe_load(self.config_text)
         root = Path(settings.root)
@@ -200,16 +200,16 @@ class TrainerCLI(LightningCLI):
             refuse_damaged_adapter(self.run.adapter)  # complete means that the weights are there, and whole
             print(f"{self.run.folder} is complete: its adapter is trained. Remove that folder to train it again.")
             return
-        found = resume_from(self.run)
-        if ckpt_path == "last" and found is None:
+        checkpoint = resume_from(self.run)
+        if ckpt_path == "last" and checkpoint is None:
             raise UserError(f"There is no checkpoint {self.run.checkpoint} to resume from; leave --ckpt_path out.")
-        path = found if ckpt_path in (None, "last") else Path(ckpt_path)
+        path = checkpoint if ckpt_path in (None, "last") else Path(ckpt_path)
         if path is not None:
             if not path.is_file():
                 raise UserError(f"There is no checkpoint {path} to resume from; leave --ckpt_path out to begin.")
             print(f"resuming from {path}")
-        checkpoint = None if path is None else str(path)
-        self.trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True, **options)
+        resumed = None if path is None else str(path)
+        self.trainer.fit(model, datamodule=datamodule, ckpt_path=resumed, weights_only=True, **options)
         if self.trainer.global_step < model.total_steps:
             raise UserError(
                 f"Training stopped at step {self.trainer.global_step} of {model.total_steps}: there is no adapter. Run "
