@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from forgetting.runs.trainer_cli import TrainerCLI
 
 TRAINER_COMMANDS = {
-    "fit": "Fine-tune: a reference on D_ref, or a method on D_train. Goes on where a stopped run stands.",
-    "validate": "Held-out nll of a finished run on D_val, all tokens and by side.",
+    "fit": "Fine-tune: a reference on D_ref, or a method on D_train. Resumes a stopped run.",
+    "validate": "Held-out nll of a finished run on D_val: all tokens, positive and negative ones.",
     "score": "Write base and reference nll of every response token into the reference's score store.",
 }
 COMMANDS = {
     "prepare": ("forgetting.runs.prepare:prepare_command", "Make the corpus: sources, duplicates, draw, tokens."),
     "evaluate": ("forgetting.evaluation.command:evaluate_command", "Benchmarks on a run, a model folder or a hub id."),
     "compare": ("forgetting.evaluation.command:compare_command", "Paired difference of two evaluations."),
-    "table": ("forgetting.studies.command:table_command", "A table or figure of the paper: ours beside the paper's."),
+    "table": ("forgetting.studies.command:table_command", "A table or figure of the paper, ours next to the paper's."),
     "lab": ("forgetting.lab.command:lab_command", "The paper's comparison on a generated world with known noise."),
 }
 

@@ -20,7 +20,8 @@ from forgetting.method.objectives import Objective, ResponseTokens, Step, StepSu
 from forgetting.method.scoring import ShardScores, ShardWork, score_shard
 from forgetting.method.steps import LabeledBatch, OptimizerStep
 from forgetting.model.adapter_folder import adapter_hash
-from forgetting.model.backbone import DType, load_backbone
+from forgetting.model.backbone import load_backbone
+from forgetting.model.dtypes import DType
 from forgetting.model.language_model import LanguageModel
 from forgetting.model.lora import Lora, add_lora, load_lora, unmatched_targets
 from forgetting.model.sharding import shard_model

@@ -1,4 +1,4 @@
-"""What an optimiser step will take, from a forward pass over one of its micro-batches before training."""
+"""Expected time and memory of an optimizer step, by a forward pass before training."""
 
 import time
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ STEP_TO_FORWARD = 2.1
 
 @dataclass(frozen=True)
 class Estimate:
-    """Expected seconds of a step and bytes at its largest; None where it cannot be told beforehand."""
+    """Expected seconds of a step and bytes at its largest; None where they cannot be measured beforehand."""
 
     seconds: float
     weights: int
@@ -33,7 +33,7 @@ class Estimate:
             parts["activations"] = self.activations
             memory = "in all"
         listed = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
-        return f"about {self.seconds:.2g} s a step and {sum(parts.values()) / 1e9:.2f} GB {memory} ({listed})"
+        return f"about {self.seconds:.2g} s per step and {sum(parts.values()) / 1e9:.2f} GB {memory} ({listed})"
 
 
 def estimate(trainer: lightning.Trainer, module: FineTuner, step: OptimizerStep, most_tokens: int) -> Estimate | None:

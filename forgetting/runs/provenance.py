@@ -1,15 +1,14 @@
-"""What a run was made from, and the refusal to mix it with anything else."""
+"""Provenance: everything that a run was made from, and the refusal to mix it with anything else."""
 
 import platform
-from importlib.metadata import version
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import Callback
 
 from forgetting.artifacts import hash_content
 from forgetting.errors import UserError
+from forgetting.machine import device_name, versions
 from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
 from forgetting.model.backbone import backbone_identity
@@ -18,14 +17,13 @@ from forgetting.runs.run import Run
 FORMAT = 2
 
 
-def versions() -> dict[str, str]:
-    """Versions of what computes the numbers."""
-    names = ("forgetting", "torch", "lightning", "transformers", "peft", "datasets")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+def training_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that train and score."""
+    return {"python": platform.python_version(), **versions("forgetting", "lightning")}
 
 
 def provenance(run: Run, data: ForgettingData, module: FineTuner) -> dict[str, Any]:
-    """What a run is made from: every input by its hash."""
+    """Everything that a run is made from, every input by its hash."""
     selected = data.selected
     return {
         "format": FORMAT, "id": run.id, "seed": run.seed, "config_hash": run.config_hash, "computed": run.computed,
@@ -38,9 +36,9 @@ def provenance(run: Run, data: ForgettingData, module: FineTuner) -> dict[str, A
 
 
 def launch(trainer: lightning.Trainer, data: ForgettingData, module: FineTuner) -> dict[str, Any]:
-    """Where and how one launch of a run computes: what changes digits at most, such as which draws dropout makes."""
+    """Where and how a launch of a run computes. It changes digits at most, such as which draws dropout makes."""
     return {
-        "versions": versions(), "device": device_name(trainer.strategy.root_device),
+        "versions": training_versions(), "device": device_name(trainer.strategy.root_device),
         "num_processes": trainer.world_size, "strategy": type(trainer.strategy).__name__,
         "micro_batch_tokens": data.token_budget,
         "activation_checkpointing": module.activation_checkpointing, "compile": module.compile_decoder,
@@ -69,14 +67,9 @@ def all_inputs(data: ForgettingData, module: FineTuner) -> dict[str, Any]:
 
 
 def checkpoint_identity(run: Run, inputs: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says of the run that it belongs to."""
+    """The identity of the run that a checkpoint belongs to."""
     hashes = {**inputs, "base": inputs["base"]["hash"]}  # whatever the base is called
     return {"id": run.id, "seed": run.seed, "config_hash": run.config_hash, "inputs": hash_content(hashes)}
-
-
-def device_name(device: torch.device) -> str:
-    """The device in words."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
 
 
 def refuse_other_inputs(run: Run, inputs: dict[str, Any], trainer: lightning.Trainer) -> None:
@@ -99,13 +92,15 @@ def _other_inputs(run: Run, inputs: dict[str, Any]) -> str | None:
         return str(error)
     if record is None:
         return None
-    for name, now in inputs.items():
-        was = record["inputs"].get(name)
-        same = isinstance(was, dict) and was.get("hash") == now["hash"] if name == "base" else was == now
+    for name, current in inputs.items():
+        recorded = record["inputs"].get(name)
+        same = recorded == current
+        if name == "base":  # whatever the base model is called
+            same = isinstance(recorded, dict) and recorded.get("hash") == current["hash"]
         if not same:
             return (
-                f"{run.folder} holds a run made from another {name} ({was} there, {now} now): going on would mix "
-                "the two. Move the folder away, or give another --run.root."
+                f"{run.folder} holds a run made from another {name} ({recorded} there, {current} now): resuming would "
+                "mix the two. Move the folder away, or give another --run.root."
             )
     return None
 

@@ -1,7 +1,5 @@
 """What a run leaves in its folder: where it came from, what it cost, its adapter, its scores."""
 
-import resource
-import sys
 import time
 from contextlib import ExitStack
 from itertools import islice
@@ -18,6 +16,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from forgetting.artifacts import complete_folder, complete_or_absent, read_json, write_json
 from forgetting.errors import UserError
 from forgetting.lock import locked
+from forgetting.machine import device_name, peak_memory_bytes
 from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
 from forgetting.method.scoring import ScoringData, ShardScores, ShardWork
@@ -30,11 +29,10 @@ from forgetting.runs.metrics import MetricsFile
 from forgetting.runs.provenance import (
     all_inputs,
     checkpoint_identity,
-    device_name,
     launch,
     provenance,
     refuse_other_inputs,
-    versions,
+    training_versions,
 )
 from forgetting.runs.run import Run
 
@@ -93,10 +91,7 @@ class Cost(Callback):
 
 def _machine(trainer: lightning.Trainer) -> dict[str, Any]:
     device = trainer.strategy.root_device
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = peak_memory_bytes(device)
     return {"device": device_name(device), "num_devices": trainer.world_size, "peak_memory_bytes": peak}
 
 
@@ -273,7 +268,7 @@ class ScoreWriter(Callback):
         with self._held:
             if not trainer.is_global_zero or (not scoring.pending and _is_complete(folder)):
                 return
-            record = {"versions": versions(), "backbone": backbone_identity(module.backbone, module.revision)}
+            record = {"versions": training_versions(), "backbone": backbone_identity(module.backbone, module.revision)}
             close_store(folder, scoring.identity, scoring.shards, record)
             files = [_cost_file(folder, shard) for shard in scoring.shards]
             costs = [read_json(file, dict, ["seconds", "tokens"]) for file in files if file.is_file()]
