@@ -15,14 +15,20 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 
+WHOLE = ("data.corpus.sources", "run.wandb")
+"""Keys whose value is a dictionary of the user's own keys: a file replaces it, rather than adding to it."""
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A configuration file as plain dictionaries.
+    """Read a configuration file as plain dictionaries.
 
     Raises:
         UserError: It is missing or not YAML.
     """
+    from jsonargparse import get_loader
+
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = get_loader("yaml")(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"There is no configuration file {path}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -84,6 +90,104 @@ def base_files(arguments: Sequence[str]) -> list[Path]:
         if not file.is_file():  # jsonargparse would go on without it
             raise UserError(f"The base configuration {file} is missing. Install the package again.")
     return files
+
+
+def option_strings(arguments: Sequence[str]) -> list[str]:
+    """The options other than `--config`, each as one `--key=value`, whichever way it was typed."""
+    options: list[str] = []
+    for argument in arguments:
+        if argument.startswith("-") and not _is_number(argument):
+            options.append(argument)
+        elif options and "=" not in options[-1]:
+            options[-1] += f"={argument}"
+    return [option for option in options if not re.match(r"--config(=|$)|-c", option)]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def assignment(option: str) -> tuple[str, Any]:
+    """The key of a `--key=value` and its value, parsed as YAML as jsonargparse does.
+
+    Raises:
+        UserError: It has no value.
+    """
+    from jsonargparse import get_loader
+
+    key, separator, text = option.removeprefix("--").partition("=")
+    if not separator:
+        raise UserError(f"--{key} has no value: --{key}=VALUE was expected.")
+    if not text.strip():
+        return key, text
+    try:
+        return key, get_loader("yaml")(text)
+    except yaml.YAMLError:
+        return key, text
+
+
+def merged(files: Sequence[Path], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Lay base configurations, files and overrides over one another, as `fit` does, without its types.
+
+    Args:
+        files: The experiment, then overlays.
+        overrides: Options such as `--data.positive_fraction=0.5`, in any spelling that the command line takes.
+
+    Returns:
+        Plain dictionaries. A key that no file and no override names is not in it.
+
+    Raises:
+        UserError: A file is missing or not YAML, or an option has no value.
+    """
+    bases = base_files([part for file in files for part in ("--config", str(file))])
+    config: dict[str, Any] = {}
+    for file in (*bases, *files):
+        config = _laid_over(config, read_yaml(file))
+    return overridden(config, overrides)
+
+
+def overridden(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Lay overrides over a configuration; see `merged`."""
+    for key, value in map(assignment, option_strings(overrides)):
+        config = _assigned(config, key.split("."), value)
+    return config
+
+
+def _laid_over(below: Any, above: Any, key: str = "") -> Any:
+    """`above` laid over `below`; another class drops the arguments of the one below."""
+    if not isinstance(below, dict) or not isinstance(above, dict) or key in WHOLE:
+        return above
+    if "class_path" in above and _class_name(above) != _class_name(below):
+        return above
+    names = {name: f"{key}.{name}" if key else name for name in above}
+    return below | {name: _laid_over(below.get(name), value, names[name]) for name, value in above.items()}
+
+
+def _class_name(content: Mapping[str, Any]) -> str:
+    return str(content.get("class_path")).rsplit(".", 1)[-1]
+
+
+def _assigned(below: Any, parts: list[str], value: Any, key: str = "") -> Any:
+    """`below` with one override: `parts` are what is left of its key, `key` what has been walked."""
+    is_class = isinstance(below, dict) and "class_path" in below
+    if not parts:
+        if isinstance(below, dict) and isinstance(value, str):  # `--model.objective NAME`, or `--data FILE`
+            value = {"class_path": value} if is_class else read_yaml(Path(value))
+        return _laid_over(below, value, key)
+    name, *rest = parts
+    if name.endswith("+"):  # `--key+ value` appends
+        kept = below.get(name[:-1]) if isinstance(below, dict) else None
+        name, value = name[:-1], [*(kept or []), *(value if isinstance(value, list) else [value])]
+    if is_class and name not in ("class_path", "init_args"):  # `--model.objective.t_max` needs no `init_args`
+        name, rest = "init_args", parts
+    content = below if isinstance(below, dict) else {}
+    if name == "class_path":
+        return _laid_over(below, {name: value})
+    return content | {name: _assigned(content.get(name), rest, value, f"{key}.{name}" if key else name)}
 
 
 def refuse_no_experiment(command: str, arguments: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from forgetting.arguments import base_files
 from forgetting.errors import UserError
 
 if TYPE_CHECKING:
-    from forgetting.runs.trainer_cli import PipelineCLI
+    from forgetting.runs.trainer_cli import TrainerCLI
 
 TRAINER_COMMANDS = {
     "fit": "Fine-tune: a reference on D_ref, or a method on D_train. Goes on where a stopped run stands.",
@@ -78,12 +78,12 @@ def usage() -> str:
     return "\n".join(lines)
 
 
-def build_cli(arguments: Sequence[str]) -> "PipelineCLI":
+def build_cli(arguments: Sequence[str]) -> "TrainerCLI":
     """Parse and run a command that needs a Trainer."""
     bases = base_files(arguments)  # before the imports, which take seconds
-    from forgetting.runs.trainer_cli import PipelineCLI
+    from forgetting.runs.trainer_cli import TrainerCLI
 
-    return PipelineCLI(list(arguments), bases)
+    return TrainerCLI(list(arguments), bases)
 
 
 def command(name: str) -> Callable[[list[str]], None]:

@@ -418,3 +418,64 @@ def test_the_saved_configuration_is_whole(work):
     assert saved["run"]["id"] == "tiny/full"
     assert saved["data"]["batch_size"] == 6
     assert saved["model"]["objective"]["class_path"].endswith("FullTokens")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("max_length: 64", "max_length: 60", "data.max_length: 64 there, 60 here"),
+        (
+            "num_train: 40",
+            "num_train: 39\n    seed: 1",
+            "data.corpus.num_train: 40 there, 39 here; data.corpus.seed: 0",
+        ),
+        ("path: source.jsonl", "path: copy.jsonl", "data.corpus.sources.made.path: 'source.jsonl' there"),
+        ("backbone: backbone", "backbone: nowhere", "model.backbone: 'backbone' there, 'nowhere' here"),
+    ],
+)
+def test_a_corpus_edited_in_one_of_two_files_is_named_before_anything_is_loaded(work, old, new, named):
+    corpora = set(Path("corpora").iterdir())
+    file = Path("experiments/tiny/forgetting.yaml")
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(UserError, match=named) as error:
+        fit("forgetting")
+    reference = "experiments/tiny/reference.yaml"
+    for remedy in (
+        f"{file} and {reference} the same values",
+        f"fit --config {reference}",
+        f"score --config {reference}",
+    ):
+        assert remedy in str(error.value)
+    assert set(Path("corpora").iterdir()) == corpora
+    assert not Path("runs/tiny/forgetting").exists()
+    full = Path("experiments/tiny/full.yaml")  # control: what reads no scores may have a corpus of its own
+    if "nowhere" not in new and "copy" not in new:
+        full.write_text(full.read_text().replace(old, new))
+        fit("full")
+
+
+def test_folders_have_the_names_that_the_command_line_says(work):
+    from forgetting.runs.naming import Naming
+
+    Path("file-order.yaml").write_text("data: {shuffle: false}\n")
+    options = ["--config", "file-order.yaml", "--model.objective", "Ignoring", "--model.lora", "{rank: 2}"]
+    arguments = ["fit", "--config", "experiments/tiny/forgetting.yaml", *options, "--seed_everything=3"]
+    naming = Naming(arguments)
+    for command in ("fit", "score"):
+        main([command, *naming.arguments_for_reference()])
+    main(arguments)
+    for run, seed in ((naming.run_id, 3), (naming.reference_id, 0)):
+        record = json.loads(Path(f"runs/{run}/seed-{seed}/provenance.json").read_text())
+        assert (record["id"], record["seed"]) == (run, seed)
+    assert {path.name for path in Path("runs/tiny").iterdir()} == {
+        "reference", naming.run_id.removeprefix("tiny/"), naming.reference_id.removeprefix("tiny/"),
+    }  # fmt: skip
+
+
+def test_a_reference_with_a_variant_that_was_edited_since_is_refused(work):
+    options = ["--model.learning_rate=1e-3", "--trainer.precision=bf16-mixed"]
+    main(["fit", "--config", "experiments/tiny/reference.yaml", *options])
+    file = Path("experiments/tiny/reference.yaml")
+    file.write_text(file.read_text().replace("rank: 4", "rank: 2"))
+    with pytest.raises(UserError, match=r"reference@learning_rate=0.001/seed-0 .*model.lora.rank: 4 there, 2 now"):
+        fit("forgetting", *options)

@@ -16,7 +16,7 @@ from forgetting.lab.world import World, write_world
 from forgetting.method.data import ForgettingData
 from forgetting.method.store import ScoreStore
 from forgetting.paths import CONFIGS, EXPERIMENTS
-from forgetting.runs.trainer_cli import PipelineCLI
+from forgetting.runs.trainer_cli import TrainerCLI
 from forgetting.studies.runs import RunFolders
 
 REFERENCE = "reference"
@@ -78,7 +78,7 @@ class Laboratory:
         quiet = "--trainer.enable_progress_bar=false"
         return [*given, f"--run.root={self.runs}", f"--data.corpora={self.corpora}", quiet, *self.options]
 
-    def _trainer(self, command: str, experiment: str, world: Path, stages: Stages) -> PipelineCLI:
+    def _trainer(self, command: str, experiment: str, world: Path, stages: Stages) -> TrainerCLI:
         with stages.stage(f"world {world.name} · {command} {experiment}"):
             return build_cli([command, *self._arguments(experiment, world)])
 
@@ -92,7 +92,7 @@ class Laboratory:
         columns = {name: column["value"] for name, column in content["columns"].items()}
         return {**columns, AVERAGE: content["average"]}
 
-    def _detection(self, scored: PipelineCLI, world: Path) -> Detection:
+    def _detection(self, scored: TrainerCLI, world: Path) -> Detection:
         """Of the command that scored the corpus: its data module and its run's store."""
         data = scored.datamodule
         assert isinstance(data, ForgettingData)

@@ -5,7 +5,6 @@ how it runs (devices, strategy, precision, micro-batches) does not change the na
 `<root>/<id>/seed-<n>`.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,25 +13,23 @@ from typing import Any
 from forgetting.arguments import flat
 from forgetting.artifacts import hash_content, inside, read_json
 from forgetting.errors import UserError
-from forgetting.paths import EXPERIMENTS
 
-EXECUTION = {
-    "model": {"activation_checkpointing", "attention", "compile", "seed"},
-    "data": {
-        "corpora",
-        "micro_batch_tokens",
-        "num_workers",
-        "shard_size",
-        "seed",
-        "backbone",
-        "revision",
-        "every_token",
-    },
-}
-"""Settings that say where and how a run is computed, not what."""
+NEUTRAL = frozenset(
+    {
+        "run", "seed_everything", "ckpt_path", "verbose",
+        "model.activation_checkpointing", "model.attention", "model.compile", "model.seed",
+        "data.corpora", "data.micro_batch_tokens", "data.num_workers", "data.shard_size", "data.seed", "data.backbone",
+        "data.revision", "data.every_token",
+    }
+)  # fmt: skip
+"""Keys that say where and how a run is computed, not what; so does every key of the trainer but `TRAINER`. The seed has
+a folder of its own."""
 
-TRAINER = ("max_epochs", "max_steps", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run", "precision")
-"""The only settings of the trainer that change what is computed."""
+TRAINER = tuple(
+    f"trainer.{key}"
+    for key in ("max_epochs", "max_steps", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run")
+)
+"""The only settings of the trainer that change a run's results, its precision apart."""
 
 SPELLINGS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 """Lightning's short names of precisions."""
@@ -41,19 +38,25 @@ PRECISION = "trainer.precision"
 """Part of what a run computes, so a run is resumed in its own precision alone; but no part of its name, since it comes
 with the machine. A finished run may be scored and validated in another one."""
 
-REFERENCE_IGNORES = {
-    "model": {"objective"},
-    "data": {
-        "reference",
-        "reference_seed",
-        "store",
-        "positive_fraction",
-        "granularity",
-        "forget_fraction",
-        "threshold",
-    },
-}
+REFERENCE_IGNORES = frozenset(
+    {
+        "model.objective", "data.reference", "data.reference_seed", "data.store", "data.positive_fraction",
+        "data.granularity", "data.score", "data.scope", "data.forget_fraction", "data.threshold",
+    }
+)  # fmt: skip
 """Settings that mean nothing to a reference model: all its tokens are positive."""
+
+
+def setting(key: str) -> str:
+    """The group and the setting of a dotted key: `model.lora` of `model.lora.rank`."""
+    return ".".join(key.split(".")[:2])
+
+
+def is_neutral(key: str) -> bool:
+    """Whether a dotted key leaves a run's results alone, up to rounding."""
+    if key.startswith("trainer."):
+        return setting(key) not in TRAINER
+    return key.split(".", 1)[0] in NEUTRAL or setting(key) in NEUTRAL
 
 
 @dataclass
@@ -77,17 +80,38 @@ class RunSettings:
             raise UserError(f"run.checkpoint_every_n_steps is {self.checkpoint_every_n_steps}; it must be at least 1.")
 
 
+def run_seed(seed_everything: int | bool, split: str, reference_seed: int) -> int:
+    """The seed of a run: a reference model's is a value of the configuration, a method's is `seed_everything`.
+
+    Raises:
+        UserError: It is not a number: a random seed could not be repeated.
+    """
+    if split == "reference":
+        return reference_seed
+    if isinstance(seed_everything, bool):
+        raise UserError("seed_everything must be a whole number: a run's folder and its repetition depend on it.")
+    return seed_everything
+
+
 def computed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that decides what is computed, the run's seed apart.
+    """The part of a configuration that decides a run's results, its seed apart.
 
     Args:
         config: A parsed configuration as plain dictionaries.
     """
-    part = {group: {k: v for k, v in config[group].items() if k not in EXECUTION[group]} for group in ("model", "data")}
-    if config["data"]["split"] == "reference":
-        part = {g: {k: v for k, v in values.items() if k not in REFERENCE_IGNORES[g]} for g, values in part.items()}
-    part["trainer"] = {key: config["trainer"].get(key) for key in TRAINER}
-    precision = str(part["trainer"]["precision"] or "32")
+    ignored = REFERENCE_IGNORES if config["data"]["split"] == "reference" else frozenset()
+    part: dict[str, Any] = {
+        group: {
+            name: value
+            for name, value in config[group].items()
+            if not is_neutral(f"{group}.{name}") and f"{group}.{name}" not in ignored
+        }
+        for group in ("model", "data")
+    }
+    part["trainer"] = {
+        key.removeprefix("trainer."): config["trainer"].get(key.removeprefix("trainer.")) for key in TRAINER
+    }
+    precision = str(config["trainer"].get("precision") or "32")
     part["trainer"]["precision"] = SPELLINGS.get(precision, precision)
     return part
 
@@ -97,46 +121,6 @@ def changes(before: Any, after: Any) -> dict[str, Any]:
     old, new = flat(before), flat(after)
     keys = sorted((old.keys() | new.keys()) - {PRECISION})
     return {key: new.get(key) for key in keys if old.get(key) != new.get(key)}
-
-
-def experiment_id(config_file: Path) -> str:
-    """The path of an experiment's file below `experiments/`, without its suffix; elsewhere the file's own name."""
-    parts = config_file.resolve().with_suffix("").parts
-    if EXPERIMENTS in parts:
-        last = len(parts) - 1 - parts[::-1].index(EXPERIMENTS)
-        if parts[last + 1 :]:
-            return "/".join(parts[last + 1 :])
-    return parts[-1]
-
-
-def variant(overlays: list[tuple[str, dict[str, Any]]], overrides: dict[str, Any]) -> str:
-    """A name for what overlays and overrides change in the computation; empty when they change nothing.
-
-    Args:
-        overlays: Each overlay's name and its changes.
-        overrides: Changes from the command line.
-    """
-    names = [name for name, changed in overlays if changed]
-    names += [f"{key.rsplit('.', 1)[-1]}={_slug(value)}" for key, value in overrides.items()]
-    name = "+".join(names)
-    # A folder's name has a limit; what does not fit is told apart by its hash.
-    return name if len(name) <= 100 else f"{name[:80]}-{hash_content([overlays, overrides])[:12]}"
-
-
-def _slug(value: Any) -> str:
-    if isinstance(value, (int, float)):
-        return repr(value).replace("+", "")
-    text = str(value) if not isinstance(value, (dict, list)) else hash_content(value)[:8]
-    if "/" in text:  # a path: its last part is to be read, the rest told apart
-        text = f"{Path(text).name}-{hash_content(text)[:8]}"
-    return re.sub(r"[^A-Za-z0-9.,_-]+", "-", text).strip("-") or "none"
-
-
-def with_variant(run_id: str, name: str) -> str:
-    """`run_id` with a variant added to the one it may have."""
-    if not name:
-        return run_id
-    return f"{run_id}+{name}" if "@" in run_id else f"{run_id}@{name}"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import uuid
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +12,31 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-import forgetting.method.objectives  # noqa: F401 - so that objectives can be named without their module
-from forgetting.arguments import parse, refuse_no_experiment
+from forgetting.arguments import base_files, parse, refuse_no_experiment
 from forgetting.artifacts import complete_or_absent, write_json
 from forgetting.errors import UserError
 from forgetting.lock import locked
 from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
+from forgetting.method.objectives import FullTokens  # objectives can then be named without their module
 from forgetting.model.adapter_folder import refuse_damaged_adapter
 from forgetting.runs.checkpoints import ResumePoint, resume_from
 from forgetting.runs.metrics import MetricsFile, refuse_wandb_settings, wandb_logger
-from forgetting.runs.naming import Naming, learns_every_token
+from forgetting.runs.naming import Naming
 from forgetting.runs.provenance import InputCheck
 from forgetting.runs.records import Cost, RunRecord
+from forgetting.runs.reference import refuse_unshared
 from forgetting.runs.refusals import refuse_settings
-from forgetting.runs.run import Run, RunSettings, computed
+from forgetting.runs.run import Run, RunSettings, computed, run_seed
 from forgetting.runs.trainer import Trainer
 
 
-def run_seed(seed_everything: int | bool, split: str, reference_seed: int) -> int:
-    """The seed of a run: a reference model's is a value of the configuration, a method's is `seed_everything`.
-
-    Raises:
-        UserError: It is not a number: a random seed could not be repeated.
-    """
-    if split == "reference":
-        return reference_seed
-    if isinstance(seed_everything, bool):
-        raise UserError("seed_everything must be a whole number: a run's folder and its repetition depend on it.")
-    return seed_everything
+def learns_every_token(objective: Any) -> bool:
+    """Whether an objective, as configured, has no use for a selection."""
+    return str(objective["class_path"]).rsplit(".", 1)[-1] == FullTokens.__name__
 
 
-class PipelineCLI(LightningCLI):
+class TrainerCLI(LightningCLI):
     """`fit`, `validate` and `score` on one YAML.
 
     Args:
@@ -94,10 +88,10 @@ class PipelineCLI(LightningCLI):
         config: Namespace = self.config[self.command]
         refuse_settings(config.as_dict(), self.command)
         config.seed_everything = config.model.seed
-        self.naming = Naming(parser, self.arguments)
+        self.naming = naming = Naming(self.arguments)
         settings = config.run
-        reference = self.naming.reference_id
-        config.run.id, config.data.reference = self.naming.run_id, reference
+        config.run.id = naming.run_id
+        config.data.reference = None if naming.is_reference else naming.reference_id
         # Written before the store's place is filled in: a saved configuration finds it by the reference's name.
         saved = config.clone()
         saved.pop("ckpt_path", None)  # where this launch goes on is not part of what the run is
@@ -105,21 +99,42 @@ class PipelineCLI(LightningCLI):
         plain = yaml.safe_load(self.config_text)
         root = Path(settings.root)
         self.run = Run(settings.id, config.seed_everything, computed(plain), root)
-        if config.data.split == "reference":
-            config.data.store = config.data.store or self.run.scores
-        elif config.data.store is None and reference is not None:
-            config.data.store = root / reference / f"seed-{config.data.reference_seed}" / "scores"
         self.run.refuse_another(precision=self.command == "fit")
-        if reference is not None:
-            self._refuse_edited_reference(reference, config.data.reference_seed, root)
+        reference = Run(naming.reference_id, config.data.reference_seed, {}, root)
+        self._finds_store = config.data.store is None and not naming.is_reference
+        config.data.store = config.data.store or reference.scores
         if self.command != "fit":
             config.model.adapter = self._trained_adapter(config)
 
-    def _refuse_edited_reference(self, reference: str, seed: int, root: Path) -> None:
-        """A reference whose experiment was edited since it was trained is not the one that this run names."""
-        now = self.naming.reference_computed
-        if now is not None:
-            Run(reference, seed, now, root).refuse_another(precision=False)
+    def _refuse_unfit_reference(self) -> None:
+        """Refuse a reference that was edited since it was trained, or whose scores are not of this run's corpus.
+
+        Raises:
+            UserError: Naming the keys that differ.
+        """
+        naming, config = self.naming, self.config[self.command]
+        if naming.is_reference or self.datamodule.selection.positive_fraction == "all":
+            return
+        reference = Run(naming.reference_id, config.data.reference_seed, {}, self.run.root)
+        if reference.provenance() is None:
+            return
+        if (edited := self._reference_computed()) is not None:
+            replace(reference, computed=edited).refuse_another(precision=False)
+        if self._finds_store:
+            refuse_unshared(self.run, reference, naming)
+
+    def _reference_computed(self) -> dict[str, Any] | None:
+        """The results-affecting settings of the reference's files as they are; None where no command line is it."""
+        arguments = [self.command, *self.naming.arguments_for_reference()]
+        if not self.naming.reference_file.is_file() or Naming(arguments).run_id != self.naming.reference_id:
+            return None
+        parser = self._parser(self.command)
+        bases, parser.default_config_files = parser.default_config_files, [str(file) for file in base_files(arguments)]
+        try:
+            config = parse(self.parser, arguments, parser)[self.command]
+        finally:
+            parser.default_config_files = bases
+        return computed(yaml.safe_load(parser.dump(config, skip_unset=False, skip_validation=True)))
 
     def _trained_adapter(self, config: Namespace) -> Path:
         if self.command == "score" and config.data.split != "reference":
@@ -136,6 +151,7 @@ class PipelineCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer, with what every run records."""
+        self._refuse_unfit_reference()  # the data module knows by now whether it reads scores
         settings = self.config[self.command].run
         callbacks: list[Any] = []
         loggers: list[Any] = []
