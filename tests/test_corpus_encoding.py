@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from forgetting.corpus.encoding import Encoder, bos_ids, tokenizer_hash
 from forgetting.corpus.messages import Messages
-from forgetting.corpus.templates import Plain, Segment, Tulu, template_for
+from forgetting.corpus.segments import Segment
+from forgetting.corpus.templates import Plain, Tulu, template_for
 from forgetting.errors import UserError
 
 

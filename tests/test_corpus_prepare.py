@@ -55,7 +55,9 @@ def test_splits_and_manifest(tmp_path: Path) -> None:
     content = corpus.manifest
     assert [len(corpus.split(name)) for name in ("train", "reference", "validation")] == [50, 20, 10]
     train = corpus.split("train")
-    assert train.column_names == ["messages", "source", "source_row"]
+    assert train.column_names == ["messages", "source", "source_row", "noise"]
+    assert set(map(tuple, train["noise"])) == {()}
+    assert content["noise_kinds"] is None
     first = train[0]
     raw = json.loads((tmp_path / "data/alpaca.json").read_text())
     for row in train:
@@ -170,7 +172,7 @@ def test_published_splits_are_taken_as_they_are(tmp_path: Path) -> None:
 def test_an_empty_validation_split_is_a_split(tmp_path: Path) -> None:
     corpus = prepare_corpus(corpus_config(tmp_path / "data", num_validation=0), tmp_path / "corpora")
     assert len(corpus.split("validation")) == 0
-    assert corpus.split("validation").column_names == ["messages", "source", "source_row"]
+    assert corpus.split("validation").column_names == ["messages", "source", "source_row", "noise"]
 
 
 def test_processes_at_once_make_one_corpus(tmp_path: Path) -> None:
@@ -217,7 +219,7 @@ def _cut(path: Path) -> None:
         (lambda folder: _cut(folder / "manifest.json"), r"manifest.json is not valid JSON"),
         (
             lambda folder: (folder / "manifest.json").write_text('{"kind": "corpus", "format": 99}'),
-            r"format 2 \(found corpus of format 99\)",
+            r"format 3 \(found corpus of format 99\)",
         ),
     ],
 )

@@ -4,9 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from forgetting.corpus.chat import Chat
 from forgetting.corpus.encoding import Encoder
 from forgetting.corpus.messages import Messages
-from forgetting.corpus.templates import Chat, Plain, Segment, Tulu, template_for
+from forgetting.corpus.segments import Segment
+from forgetting.corpus.templates import Plain, Tulu, template_for
 from forgetting.errors import UserError
 
 CHATML = (
@@ -144,7 +146,9 @@ def test_plain_by_hand() -> None:
     assert texts(Plain("</s>").render(messages)) == [
         ("s\n", False), ("q\n", False), ("a", True), ("</s>", True), ("r\n", False), ("b", True), ("</s>", True),
     ]  # fmt: skip
-    assert texts(Plain("</s>", ": ").render(dialogue("q", "a"))) == [("q:", False), (" a", True), ("</s>", True)]
+    assert texts(Plain("</s>", ": ").render(dialogue("q", "a"))) == [
+        ("q:", False), (" ", True), ("a", True), ("</s>", True),
+    ]  # fmt: skip
 
 
 def test_what_data_can_forge_is_what_is_counted() -> None:

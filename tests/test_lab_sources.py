@@ -64,7 +64,13 @@ def test_same_seed_same_rows(language: Language):
     assert draw_sources(1, language, 50) != draw_sources(2, language, 50)
 
 
-def test_rows_on_disk(tmp_path: Path, sources: dict[str, list[Row]]):
+def test_rows_on_disk_have_their_noise_as_spans_of_words(tmp_path: Path, sources: dict[str, list[Row]]):
     write_rows(tmp_path / "dolly.jsonl", sources["dolly"])
     read = [json.loads(line) for line in (tmp_path / "dolly.jsonl").read_text().splitlines()]
-    assert [Row(row["prompt"], row["response"], tuple(map(Kind, row["noise"]))) for row in read] == sources["dolly"]
+    kinds: set[str] = set()
+    for line, row in zip(read, sources["dolly"], strict=True):
+        assert (line["prompt"], line["response"]) == (row.prompt, row.response)
+        noisy = [(word, kind) for word, kind in zip(row.response.split(), row.noise, strict=True) if kind != "clean"]
+        assert [(row.response[start:end], kind) for start, end, kind in line["noise"]] == noisy
+        kinds |= {kind for _, kind in noisy}
+    assert kinds == {"misleading", "random", "boilerplate"}  # control

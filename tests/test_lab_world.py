@@ -31,7 +31,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def test_what_lies_in_a_world(world: Path):
     assert {path.name for path in world.iterdir()} == {
-        "sources", "base", "tasks", "suite.yaml", "world.yaml", "manifest.json",
+        "sources", "base", "tasks", "suite.yaml", "world-7.yaml", "manifest.json",
     }  # fmt: skip
     assert {path.stem for path in (world / "sources").iterdir()} == {"dolly", "flan", "oasst", "alpaca", "wizardlm"}
 
@@ -44,7 +44,7 @@ def test_same_seed_same_bytes(world: Path, tmp_path: Path, monkeypatch: pytest.M
     place = [name for name in one if one[name] != other[name]]  # the files that say where the others lie
     assert set(place) == {
         "manifest.json",
-        "world.yaml",
+        "world-7.yaml",
         *(f"tasks/{task}.yaml" for task in ("truthful", "boolean", "logic", "lingual", "math")),
     }
 
@@ -126,7 +126,7 @@ def test_an_interrupted_world_leaves_nothing(tmp_path: Path):
 
 
 def test_the_overlay_names_model_sources_and_seeds(world: Path):
-    overlay = yaml.safe_load((world / "world.yaml").read_text())
+    overlay = yaml.safe_load((world / "world-7.yaml").read_text())
     assert Path(overlay["model"]["backbone"]) == world / "base"
     assert all(Path(source["path"]).is_file() for source in overlay["data"]["corpus"]["sources"].values())
     assert {overlay["seed_everything"], overlay["data"]["corpus"]["seed"], overlay["data"]["reference_seed"]} == {7}
@@ -135,7 +135,7 @@ def test_the_overlay_names_model_sources_and_seeds(world: Path):
 def test_the_lab_configuration_is_world_100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     write_world(dataclasses.replace(SMALL, seed=100), Path("worlds/100"))
-    overlay = yaml.safe_load(Path("worlds/100/world.yaml").read_text())
+    overlay = yaml.safe_load(Path("worlds/100/world-100.yaml").read_text())
     lab = yaml.safe_load((CONFIGS / "lab.yaml").read_text())
     assert lab["seed_everything"] == overlay["seed_everything"]
     assert lab["model"]["backbone"] == overlay["model"]["backbone"]

@@ -68,6 +68,8 @@ class Source:
             every row is one message (its hub data set).
         top_replies: How many of the best-ranked assistant replies to follow at each turn of a tree; null for all.
         languages: Keep only messages of a tree in these languages, such as [en]; null for all.
+        noise: Column with the noise that is known in the response, as a list of [start, end, kind]: characters of the
+            text that `response` makes, before it is stripped. Nothing is trained on it; it shows what a score finds.
         source_column: Column that names each row's own source, as in a mixture's `dataset`; tables then count by it.
         unused_columns: Columns that are left out on purpose. `prepare` names the others that hold text and that no
             mapping names; a filled column `history` or `system` beside prompt and response is otherwise refused.
@@ -93,6 +95,7 @@ class Source:
     tree: str | None = None
     top_replies: int | None = 1
     languages: list[str] | None = None
+    noise: str | None = None
     source_column: str | None = None
     unused_columns: list[str] = field(default_factory=list)
     size: int | None = None
@@ -100,7 +103,9 @@ class Source:
 
     def columns(self) -> list[str]:
         """The columns that the mapping names, in no particular order."""
-        named = [getattr(self, key) for key in ("messages", "conversations", "tree", "source_column", "history")]
+        named = [
+            getattr(self, key) for key in ("messages", "conversations", "tree", "source_column", "history", "noise")
+        ]
         templates = (self.prompt, self.prompt_without_input, self.response, self.system)
         named += [column for template in templates if template is not None for column in columns_of(template)]
         return [column for column in named if column is not None]
@@ -131,7 +136,9 @@ class Source:
         if by_template and (self.prompt is None or self.response is None):
             missing = "prompt" if self.prompt is None else "response"
             raise UserError(f"{where}: {missing} is missing; prompt and response go together.")
-        beside = [key for key in ("prompt_without_input", "system", "history") if getattr(self, key) is not None]
+        beside = [
+            key for key in ("prompt_without_input", "system", "history", "noise") if getattr(self, key) is not None
+        ]
         if not by_template and beside:
             raise UserError(f"{where}: {beside[0]} belongs to prompt and response only.")
         for key in ("prompt", "response", "prompt_without_input", "system"):

@@ -7,21 +7,22 @@ from itertools import chain
 from typing import cast
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int32, Int64, UInt8
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from forgetting.artifacts import hash_content
-from forgetting.corpus.templates import Segment
+from forgetting.corpus.segments import Segment
 from forgetting.errors import UserError
 
 
 @dataclass
 class Encoded:
-    """One example: ids, and which of them are targets."""
+    """One example: ids, which of them are targets, and the code of the known noise in each (0 is clean)."""
 
     input_ids: Int32[np.ndarray, "time"]
     response_mask: Bool[np.ndarray, "time"]
+    noise: UInt8[np.ndarray, "time"]
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -72,6 +73,8 @@ class Encoder:
     therefore counts as header, as in published code, which takes the lengths of encoded prefixes. Position 0 never is:
     nothing predicts it.
 
+    A token is noise if one of its own characters is, of the first kind that it holds; a control token is clean.
+
     Args:
         tokenizer: Any fast tokenizer.
         adds_bos: Whether the tokenizer's BOS goes in front (no, where a chat template writes it).
@@ -104,31 +107,51 @@ class Encoder:
         texts: list[str] = []
         begins: list[int] = []
         edges: list[np.ndarray] = []
-        position = 0  # all texts of the batch are thought of as one
+        noise: list[tuple[int, int, int]] = []
+        position = 0
+        # Positions count through the texts of the whole batch, as if they were one, so that one search places all of
+        # its tokens. A character is a target if an odd number of edges, where targets begin or end, lies before it.
         for segments in examples:
             pieces = [self._markers[s.text] if s.is_control else s.text for s in segments]
             ends = np.cumsum([position, *map(len, pieces)])
             is_target = np.array([s.is_target for s in segments], dtype=bool)
             edges.append(ends[np.flatnonzero(np.diff(is_target, prepend=False, append=False))])
+            noise += [
+                (int(begin) + start, int(begin) + end, code)
+                for segment, begin in zip(segments, ends[:-1], strict=True)
+                for start, end, code in segment.noise
+            ]
             texts.append("".join(pieces))
             begins.append(position)
             position = int(ends[-1])
         batch = self._copy.encode_batch(texts, add_special_tokens=False)
-        counts = [len(found.ids) for found in batch]
-        ids = np.fromiter(chain.from_iterable(found.ids for found in batch), dtype=np.int32, count=sum(counts))
-        starts = np.fromiter((s for found in batch for s, _ in found.offsets), dtype=np.int64, count=sum(counts))
-        starts += np.repeat(np.array(begins, dtype=np.int64), counts)
+        counts = [len(encoding.ids) for encoding in batch]
+        ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in batch), dtype=np.int32, count=sum(counts))
+        pairs = chain.from_iterable(encoding.offsets for encoding in batch)
+        offsets = np.fromiter(chain.from_iterable(pairs), dtype=np.int64, count=2 * sum(counts)).reshape(-1, 2)
+        offsets += np.repeat(np.array(begins, dtype=np.int64), counts)[:, None]
+        codes = np.where(np.isin(ids, list(self._ids)), np.uint8(0), _codes(offsets, noise))
         ids = self._without_markers(ids, sum(s.is_control for segments in examples for s in segments))
-        mask = np.searchsorted(np.concatenate(edges), starts, side="right") % 2 == 1
+        mask = np.searchsorted(np.concatenate(edges), offsets[:, 0], side="right") % 2 == 1
         cuts = np.cumsum(counts)[:-1]
-        pairs = zip(np.split(ids, cuts), np.split(mask, cuts), strict=True)
-        return [self._finished(*pair, max_length) for pair in pairs], [len(self._prefix) + count for count in counts]
+        parts = zip(np.split(ids, cuts), np.split(mask, cuts), np.split(codes, cuts), strict=True)
+        return [self._finished(*arrays, max_length) for arrays in parts], [
+            len(self._prefix) + count for count in counts
+        ]
 
-    def _finished(self, ids: Int32[np.ndarray, "time"], mask: Bool[np.ndarray, "time"], max_length: int) -> Encoded:
+    def _finished(
+        self,
+        ids: Int32[np.ndarray, "time"],
+        mask: Bool[np.ndarray, "time"],
+        noise: UInt8[np.ndarray, "time"],
+        max_length: int,
+    ) -> Encoded:
+        num_before = len(self._prefix)
         ids = np.concatenate([self._prefix, ids])[:max_length]
-        mask = np.concatenate([np.zeros(len(self._prefix), dtype=bool), mask])[:max_length]
+        mask = np.concatenate([np.zeros(num_before, dtype=bool), mask])[:max_length]
+        noise = np.concatenate([np.zeros(num_before, dtype=np.uint8), noise])[:max_length]
         mask[:1] = False
-        return Encoded(ids, mask)
+        return Encoded(ids, mask, noise)
 
     def _without_markers(self, ids: Int32[np.ndarray, "time"], num_controls: int) -> Int32[np.ndarray, "time"]:
         is_marker = np.isin(ids, list(self._ids))
@@ -174,3 +197,13 @@ class Encoder:
                 number = self._copy.token_to_id(marker)
             self._markers[control] = marker
             self._ids[number] = identity
+
+
+def _codes(offsets: Int64[np.ndarray, "tokens 2"], noise: list[tuple[int, int, int]]) -> UInt8[np.ndarray, " tokens"]:
+    """Code of the first of `noise`, which is in order and disjoint, that overlaps a token's characters, else 0."""
+    if not noise:
+        return np.zeros(len(offsets), dtype=np.uint8)
+    starts, ends, codes = np.array(noise, dtype=np.int64).T
+    first = np.searchsorted(ends, offsets[:, 0], side="right")  # the first that ends behind the token's beginning
+    overlaps = np.append(starts, np.iinfo(np.int64).max)[first] < offsets[:, 1]
+    return np.where(overlaps, np.append(codes, 0)[first], 0).astype(np.uint8)

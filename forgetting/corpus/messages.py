@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from forgetting.corpus.configuration import Source, columns_of, template_columns
+from forgetting.corpus.noise import NoiseSpan, read_spans
 from forgetting.corpus.trees import tree_conversations
 from forgetting.corpus.values import holds_text, is_blank, is_unicode
 from forgetting.errors import UserError
@@ -44,11 +45,15 @@ class Unusable(Exception):
 
 @dataclass
 class Conversation:
-    """Messages and where they come from: the row's number in its source, and the name it is counted under."""
+    """Messages and where they come from: the row's number in its source, and the name it is counted under.
+
+    `noise` is what the source says of the last message.
+    """
 
     messages: Messages
     source: str
     row: int
+    noise: tuple[NoiseSpan, ...] = ()
 
 
 class Converter:
@@ -103,7 +108,8 @@ class Converter:
         """The conversations of one row; a row without any is counted as dropped.
 
         Raises:
-            UserError: A column with a key of its own is filled and not mapped, or a template's column holds no text.
+            UserError: A column with a key of its own is filled and not mapped, a template's column holds no text, or
+                the column `noise` holds anything but spans of the response.
         """
         self._count_unmapped(row)
         label = self.source.name
@@ -115,7 +121,11 @@ class Converter:
             self.dropped[label][str(reason)] += 1
             return
         for messages in found:
-            yield Conversation(messages, label, number)
+            noise: tuple[NoiseSpan, ...] = ()
+            if self.source.noise is not None:
+                where = f"Source {self.source.name!r}, row {number}"
+                noise = read_spans(row[self.source.noise], messages[-1]["content"], where)
+            yield Conversation(messages, label, number, noise)
 
     def _count_unmapped(self, row: Row) -> None:
         for column in self._others:

@@ -10,6 +10,7 @@ import numpy as np
 
 from forgetting.corpus.configuration import CorpusConfig
 from forgetting.corpus.messages import Conversation, Messages
+from forgetting.corpus.noise import NoiseSpan
 from forgetting.errors import UserError
 
 
@@ -42,12 +43,13 @@ def lottery(seed: int, purpose: str, *tickets: bytes) -> bytes:
 
 @dataclass
 class Conversations:
-    """Many conversations, column by column: canonical JSON, content key, source and row of each."""
+    """Many conversations, column by column: canonical JSON, content key, source, row and known noise of each."""
 
     texts: list[str] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
+    noise: list[tuple[NoiseSpan, ...]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -58,6 +60,7 @@ class Conversations:
         self.keys.append(content_key(conversation.messages))
         self.sources.append(conversation.source)
         self.rows.append(conversation.row)
+        self.noise.append(conversation.noise)
 
     def extend(self, others: "Conversations") -> None:
         """Add all of `others`."""
@@ -65,6 +68,7 @@ class Conversations:
         self.keys += others.keys
         self.sources += others.sources
         self.rows += others.rows
+        self.noise += others.noise
 
     def take(self, indices: list[int]) -> "Conversations":
         """The conversations at `indices`, in that order."""
@@ -73,6 +77,7 @@ class Conversations:
             [self.keys[i] for i in indices],
             [self.sources[i] for i in indices],
             [self.rows[i] for i in indices],
+            [self.noise[i] for i in indices],
         )
 
     def sampled(self, size: int, seed: int, name: str) -> "Conversations":
@@ -90,7 +95,7 @@ class Conversations:
         return self.take(sorted(sorted(range(len(self)), key=numbers.__getitem__)[:size]))
 
     def content_hash(self) -> str:
-        """SHA-256 of all messages in order; where they come from does not enter."""
+        """SHA-256 of all messages in order; where they come from and what is known of them does not enter."""
         hashed = hashlib.sha256()
         for text in self.texts:
             hashed.update(text.encode() + b"\n")

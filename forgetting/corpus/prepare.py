@@ -13,19 +13,21 @@ import pyarrow as pa
 from forgetting.artifacts import complete_folder, hash_content, inside
 from forgetting.corpus.configuration import SPLITS, CorpusConfig
 from forgetting.corpus.manifest import describe_files, folder_name, read_manifest, write_manifest
+from forgetting.corpus.noise import kinds_of
 from forgetting.corpus.pool import Conversations, Draw, draw, shares
 from forgetting.corpus.sources import LoadedSource, ResolvedSource, SourceCache, read_source, resolve_source
 from forgetting.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2  # of the folder and of every decision on the way to it: raise it when either changes
+FORMAT = 3  # of the folder and of every decision on the way to it: raise it when either changes
 BATCH = 1000
 SCHEMA = pa.schema(
     [
         ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
         ("source", pa.string()),
         ("source_row", pa.int64()),
+        ("noise", pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("kind", pa.string())]))),
     ]
 )
 
@@ -46,7 +48,7 @@ class Corpus:
         self.content_hash: str = self.manifest["content_hash"]
 
     def split(self, name: str) -> datasets.Dataset:
-        """Train, reference or validation, memory-mapped, with the columns messages, source and source_row."""
+        """Train, reference or validation, memory-mapped, with the columns messages, source, source_row and noise."""
         if name not in self.manifest["splits"]:
             raise UserError(
                 f"The corpus {self.folder} has no split {name!r}; it has {', '.join(self.manifest['splits'])}."
@@ -102,6 +104,8 @@ def _make(
         rows.extend(read.conversations)
     drawn = draw(rows, config, {split: read.conversations for split, read in named.items()})
     splits = {split: drawn.splits[split] if split in drawn.splits else named[split].conversations for split in SPLITS}
+    knows_noise = any(source.noise is not None for source in config.all_sources())
+    kinds = kinds_of([spans for conversations in splits.values() for spans in conversations.noise])
     described: dict[str, Any] = {}
     for split, conversations in splits.items():
         file = folder / split / "data.arrow"
@@ -119,6 +123,7 @@ def _make(
         "content_hash": hash_content({split: entry["content_hash"] for split, entry in described.items()}),
         "identity": identity,
         "seed": config.seed,
+        "noise_kinds": kinds if knows_noise else None,
         "splits": described,
         "pool": {
             "rows": sum(read.num_rows for read in reads),
@@ -177,6 +182,7 @@ def write_split(file: Path, conversations: Conversations) -> None:
         for start in range(0, len(conversations), BATCH):
             part = slice(start, start + BATCH)
             messages = [json.loads(text) for text in conversations.texts[part]]
-            columns = [messages, conversations.sources[part], conversations.rows[part]]
+            noise = [[span._asdict() for span in spans] for spans in conversations.noise[part]]
+            columns = [messages, conversations.sources[part], conversations.rows[part], noise]
             arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]
             writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))

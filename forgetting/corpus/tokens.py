@@ -8,19 +8,22 @@ from typing import Any
 
 import datasets
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int32, UInt8
 from transformers import PreTrainedTokenizerBase
 
 from forgetting.artifacts import complete_folder, hash_content, inside
 from forgetting.corpus.encoding import Encoded, Encoder, tokenizer_hash
 from forgetting.corpus.manifest import describe_files, folder_name, read_manifest, write_manifest
+from forgetting.corpus.noise import NoiseSpan
 from forgetting.corpus.prepare import Corpus
+from forgetting.corpus.segments import mark_noise
 from forgetting.corpus.templates import Template, template_for
 from forgetting.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 BATCH = 1000
 ARRAYS = ("input_ids", "response_mask", "offsets", "num_targets", "rows")
+NOISE = "noise"  # an array of its own, where a source knows its noise; no hash of the tokens depends on it
 
 
 class TokenizedSplit:
@@ -29,15 +32,18 @@ class TokenizedSplit:
     Args:
         folder: Its folder inside a token folder.
         content_hash: Of its tokens and masks.
+        knows_noise: Whether its corpus has a source with known noise.
 
     Attributes:
         name: train, reference or validation.
         lengths: Tokens of each example, int32.
         num_targets: Response tokens of each example, at least 1, int32.
         rows: Row of each example in the split of messages, int64 (examples without a target are left out).
+        noise: Kind of noise of each response token, uint8, in the order of the examples and of the score store: 0 is
+            clean, another is 1 + a place in `TokenizedCorpus.noise_kinds`. None where no source knows its noise.
     """
 
-    def __init__(self, folder: Path, content_hash: str) -> None:
+    def __init__(self, folder: Path, content_hash: str, knows_noise: bool = False) -> None:
         self.folder = folder
         self.name = folder.name
         self.content_hash = content_hash
@@ -47,12 +53,15 @@ class TokenizedSplit:
         self.lengths = np.diff(self._offsets).astype(np.int32)
         self.num_targets = arrays["num_targets"]
         self.rows = arrays["rows"]
+        self.noise: UInt8[np.ndarray, " tokens"] | None = (
+            np.asarray(np.load(folder / f"{NOISE}.npy", mmap_mode="c")) if knows_noise else None
+        )
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __reduce__(self) -> tuple[type["TokenizedSplit"], tuple[Path, str]]:
-        return TokenizedSplit, (self.folder, self.content_hash)
+    def __reduce__(self) -> tuple[type["TokenizedSplit"], tuple[Path, str, bool]]:
+        return TokenizedSplit, (self.folder, self.content_hash, self.noise is not None)
 
     def input_ids(self, i: int) -> Int32[np.ndarray, "time"]:
         """The tokens of example `i`: a view, not a copy."""
@@ -69,6 +78,9 @@ class TokenizedCorpus:
     Args:
         folder: A token folder inside a corpus folder.
 
+    Attributes:
+        noise_kinds: Kinds of noise that the sources name, in alphabetical order.
+
     Raises:
         UserError: The folder is not complete, or something in it was changed since it was made.
     """
@@ -77,12 +89,17 @@ class TokenizedCorpus:
         self.folder = folder
         self.manifest: dict[str, Any] = read_manifest(folder, "tokens", FORMAT, "run the same command again")
         self.content_hash: str = self.manifest["content_hash"]
+        self.noise_kinds: tuple[str, ...] = tuple(self.manifest["noise_kinds"] or ())
 
     def split(self, name: str) -> TokenizedSplit:
         """Train, reference or validation."""
         if name not in self.manifest["splits"]:
             raise UserError(f"{self.folder} has no split {name!r}; it has {', '.join(self.manifest['splits'])}.")
-        return TokenizedSplit(inside(self.folder, name), self.manifest["splits"][name]["content_hash"])
+        content_hash, knows_noise = (
+            self.manifest["splits"][name]["content_hash"],
+            self.manifest["noise_kinds"] is not None,
+        )
+        return TokenizedSplit(inside(self.folder, name), content_hash, knows_noise)
 
 
 def tokenize_corpus(
@@ -115,30 +132,35 @@ def tokenize_corpus(
     folder = corpus.folder / folder_name("tokens", identity)
     if not folder.exists():
         encoder = Encoder(tokenizer, template.adds_bos)
+        kinds = corpus.manifest["noise_kinds"]
         with complete_folder(folder) as temporary:
             splits = {
-                name: _write_split(temporary / name, corpus.split(name), encoder, template, max_length)
+                name: _write_split(temporary / name, corpus.split(name), encoder, template, max_length, kinds)
                 for name in corpus.manifest["splits"]
             }
             hashes = {name: entry["content_hash"] for name, entry in splits.items()}
             manifest = {
                 "format": FORMAT, "kind": "tokens", "content_hash": hash_content(hashes), "identity": identity,
-                "splits": splits,
+                "noise_kinds": kinds, "splits": splits,
             }  # fmt: skip
             write_manifest(temporary, manifest)
     return TokenizedCorpus(folder)
 
 
 def _encoded(
-    name: str, split: datasets.Dataset, encoder: Encoder, template: Template, max_length: int
+    name: str, split: datasets.Dataset, encoder: Encoder, template: Template, max_length: int, kinds: list[str]
 ) -> Iterator[tuple[int, str, Encoded, int, bool]]:
     """Row, source, example, the length it would have had, and whether a message holds a header of the template."""
     for start in range(0, len(split), BATCH):
         batch = split[start : start + BATCH]
         segments = []
-        for offset, messages in enumerate(batch["messages"]):
+        for offset, (messages, noise) in enumerate(zip(batch["messages"], batch["noise"], strict=True)):
             try:
-                segments.append(template.render(messages))
+                rendered = template.render(messages)
+                if noise:
+                    spans = [NoiseSpan(**span) for span in noise]
+                    rendered = mark_noise(rendered, messages[-1]["content"], spans, kinds)
+                segments.append(rendered)
             except UserError as error:
                 raise UserError(
                     f"{error} ({name}, row {start + offset}, source "
@@ -158,15 +180,21 @@ def _save(file: Path, array: np.ndarray) -> None:
 
 
 def _write_split(
-    folder: Path, split: datasets.Dataset, encoder: Encoder, template: Template, max_length: int
+    folder: Path,
+    split: datasets.Dataset,
+    encoder: Encoder,
+    template: Template,
+    max_length: int,
+    kinds: list[str] | None,
 ) -> dict[str, Any]:
     folder.mkdir()
-    ids, masks = [np.zeros(0, np.int32)], [np.zeros(0, bool)]
+    ids, masks, noise = [np.zeros(0, np.int32)], [np.zeros(0, bool)], [np.zeros(0, np.uint8)]
     lengths, num_targets, rows = [0], [], []
     without_target: Counter[str] = Counter()
     truncated: Counter[str] = Counter()
     forged: Counter[str] = Counter()
-    for row, source, example, length, has_forged_header in _encoded(folder.name, split, encoder, template, max_length):
+    encoded = _encoded(folder.name, split, encoder, template, max_length, kinds or [])
+    for row, source, example, length, has_forged_header in encoded:
         targets = int(example.response_mask.sum())
         truncated[source] += length > max_length
         forged[source] += has_forged_header
@@ -175,6 +203,7 @@ def _write_split(
             continue
         ids.append(example.input_ids)
         masks.append(example.response_mask)
+        noise.append(example.noise[example.response_mask])
         lengths.append(len(example.input_ids))
         num_targets.append(targets)
         rows.append(row)
@@ -190,8 +219,11 @@ def _write_split(
         "rows": np.array(rows, dtype=np.int64),
     }
     hashed = sha256()
+    if kinds is not None:
+        arrays[NOISE] = np.concatenate(noise)
+    for name, array in arrays.items():
+        _save(folder / f"{name}.npy", array)
     for name in ARRAYS:
-        _save(folder / f"{name}.npy", arrays[name])
         hashed.update(np.ascontiguousarray(arrays[name]).tobytes())
     return {
         "examples": len(rows),
@@ -201,5 +233,5 @@ def _write_split(
         "truncated": dict(sorted((source, n) for source, n in truncated.items() if n)),
         "forged_headers": dict(sorted((source, n) for source, n in forged.items() if n)),
         "content_hash": hashed.hexdigest(),
-        "files": describe_files(folder, [f"{name}.npy" for name in ARRAYS]),
+        "files": describe_files(folder, [f"{name}.npy" for name in arrays]),
     }

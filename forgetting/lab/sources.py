@@ -72,7 +72,18 @@ def draw_sources(seed: int, language: Language, num_distinct: int) -> dict[str, 
     return rows
 
 
+def noise_spans(row: Row) -> list[tuple[int, int, str]]:
+    """Characters of a row's noisy words in its response, each word as (start, end, kind)."""
+    spans: list[tuple[int, int, str]] = []
+    start = 0
+    for word, kind in zip(row.response.split(" "), row.noise, strict=True):
+        if kind is not Kind.CLEAN:
+            spans.append((start, start + len(word), kind.value))
+        start += len(word) + 1
+    return spans
+
+
 def write_rows(file: Path, rows: list[Row]) -> None:
     """Write rows as JSON Lines with the columns prompt, response and noise."""
-    lines = [json.dumps({"prompt": row.prompt, "response": row.response, "noise": row.noise}) for row in rows]
+    lines = [json.dumps({"prompt": row.prompt, "response": row.response, "noise": noise_spans(row)}) for row in rows]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")

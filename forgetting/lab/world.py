@@ -13,7 +13,7 @@ from forgetting.lab.language import Size, build_language
 from forgetting.lab.pretraining import OnStep, Pretraining, write_base
 from forgetting.lab.sources import SOURCES, draw_sources, write_rows
 
-FORMAT = 2  # of the folder and of every rule by which a world follows from its seed: raise it when one changes
+FORMAT = 3  # of the folder and of every rule by which a world follows from its seed: raise it when one changes
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def write_world(world: World, folder: Path, on_step: OnStep | None = None) -> No
             write_rows(temporary / "sources" / f"{name}.jsonl", rows)
         write_tasks(temporary / "tasks", folder / "tasks", language)
         _write_yaml(temporary / "suite.yaml", suite())
-        _write_yaml(temporary / "world.yaml", overlay(world.seed, folder))
+        _write_yaml(temporary / f"world-{world.seed}.yaml", overlay(world.seed, folder))
         write_base(temporary / "base", language, world.seed, world.pretraining, on_step)
         files = sorted(file for file in temporary.rglob("*") if file.is_file())
         hashes = {file.relative_to(temporary).as_posix(): hash_file(file) for file in files}
@@ -70,6 +70,7 @@ def overlay(seed: int, folder: Path) -> dict[str, Any]:
             "path": (folder / "sources" / f"{name}.jsonl").as_posix(),
             "prompt": "{prompt}",
             "response": "{response}",
+            "noise": "noise",
         }
         for name in SOURCES
     }

@@ -17,7 +17,7 @@ from forgetting.paths import EXPERIMENTS
 from forgetting.run_folder import seed_folders
 from forgetting.studies.agreement import is_trained
 from forgetting.studies.jobs import Job, Key, needs_store
-from forgetting.studies.naming_standin import Naming
+from forgetting.runs.naming import Naming
 from forgetting.studies.results import RunFolders, suite_path
 from forgetting.studies.spec import INLINE, BaseModel, Row, Runs, Stage, Study
 
