@@ -89,6 +89,7 @@ class Plan:
         self.repetitions = repetitions
         self.jobs: dict[Key, Job] = {}
         self.targets: dict[Key, None] = {}
+        self._suite_files: dict[str, tuple[Path, ...]] = {}
         self._names: dict[tuple[str, ...], Naming] = {}
         self._timed: dict[tuple[str, str], Key] = {}
         self._planned: dict[tuple[str, str], list[PlannedRun]] = {}
@@ -211,13 +212,7 @@ class Plan:
     # --- stages ------------------------------------------------------------------------------------------------------
 
     def _add(self, job: Job) -> Key:
-        """A job that several rows need is one; two that would write the same results are refused."""
-        existing = self.jobs.setdefault(job.key, job)
-        if job.stage != "prepare" and existing != job:
-            raise UserError(
-                f"{self.study.path} has two jobs with the same results, `{existing.command}` and `{job.command}`. "
-                "Leave one of them out."
-            )
+        _add(self.jobs, job)
         return job.key
 
     def _prepare(self, options: tuple[str, ...]) -> Key:
@@ -280,10 +275,12 @@ class Plan:
         suite = repetition.suite
         assert suite is not None, "a study with columns of a suite has one"
         protocol = () if self.runs.protocol == "corrected" else ("--protocol", self.runs.protocol)
+        if suite not in self._suite_files:
+            self._suite_files[suite] = self.runs.suite_files(suite)
         needs, files, config = ((fit.key,), fit.files, fit.config) if fit else ((), (), {})
         return self._add(Job(
             stage, run_id, seed, (*start, "--suite", suite, *protocol, *options), needs, folder,
-            (*files, *self.runs.suite_files(suite)), lambda: self.runs.whole_result(folder, suite), config,
+            (*files, *self._suite_files[suite]), lambda: self.runs.whole_result(folder, suite), config,
             f"{self.runs.protocol}/{Path(suite).stem}",
         ))  # fmt: skip
 
@@ -297,6 +294,32 @@ class Plan:
         """The files that say what a run computes."""
         files = [Path(path) for option, path in zip(options, options[1:], strict=False) if option == "--config"]
         return (*base_files(options), *(file for file in files if file not in self.machine))
+
+
+def merged_jobs(plans: Iterable[Plan]) -> dict[Key, Job]:
+    """The jobs of several studies, each once.
+
+    Raises:
+        UserError: Two studies evaluate one run on two suites of one name.
+    """
+    jobs: dict[Key, Job] = {}
+    for plan in plans:
+        for job in plan.jobs.values():
+            _add(jobs, job)
+    return jobs
+
+
+def _add(jobs: dict[Key, Job], job: Job) -> None:
+    """A job that several rows need is one."""
+    existing = jobs.setdefault(job.key, job)
+    if _suite(existing) != _suite(job):
+        raise UserError(
+            f"`{existing.command}` and `{job.command}` evaluate one run on two suites of one name. Rename one of them."
+        )
+
+
+def _suite(job: Job) -> str | None:
+    return job.arguments[job.arguments.index("--suite") + 1] if "--suite" in job.arguments else None
 
 
 def _device(config: dict[str, Any]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from forgetting.arguments import base_files
 from forgetting.errors import UserError
 from forgetting.evaluation.command import evaluate_command
 from forgetting.runs.prepare import prepare_command
-from forgetting.runs.trainer_cli import PipelineCLI
+from forgetting.runs.trainer_cli import TrainerCLI
 from forgetting.studies.jobs import Job, Key
 from forgetting.studies.progress import Progress, output_in_file
 
@@ -90,7 +90,7 @@ def run_job(job: Job) -> None:
         evaluate_command([*arguments, "--quiet"])
     else:
         quiet = [name, *arguments, "--trainer.enable_progress_bar=false"]
-        PipelineCLI(quiet, base_files(quiet))
+        TrainerCLI(quiet, base_files(quiet))
 
 
 def log_of(job: Job, logs: Path) -> Path:

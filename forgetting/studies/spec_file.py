@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import yaml
 from forgetting.artifacts import inside
 from forgetting.errors import UserError
 from forgetting.paths import EXPERIMENTS
+from forgetting.studies.results import suite_path
 from forgetting.studies.spec import (
     INLINE,
     BaseModel,
@@ -128,7 +128,12 @@ def _suite(value: Any, path: Path, place: str) -> str | None:
     if value is None:
         return None
     name = text(value, place)
-    return _near(name, path).as_posix() if name.endswith((".yaml", ".yml")) else name
+    if name.endswith((".yaml", ".yml")):
+        return _near(name, path).as_posix()
+    if not suite_path(name).is_file():
+        known = ", ".join(sorted(file.stem for file in suite_path(name).parent.glob("*.yaml")))
+        raise UserError(f"{place}: there is no suite {name!r}. Known: {known}; or give the path of a YAML file.")
+    return name
 
 
 def _repeat(value: Any, path: Path, place: str) -> Repeat:
