@@ -18,13 +18,16 @@ from forgetting.arguments import base_files
 from forgetting.cli import build_cli, main
 from forgetting.errors import UserError
 from forgetting.evaluation.suite import load_suite
-from forgetting.studies.plan import Plan, load_experiment
-from forgetting.studies.spec import Overhead, Stated, TableSpec, Total
-from forgetting.studies.spec_file import load_spec
+from forgetting.runs.naming import Naming
+from forgetting.studies.jobs import Job
+from forgetting.studies.plan import Plan, merged_jobs
+from forgetting.studies.results import RunFolders, suite_path
+from forgetting.studies.spec import Overhead, Stated, Study, Total
+from forgetting.studies.spec_file import load_study
 
 REPOSITORY = Path(__file__).parent.parent
 EXPERIMENTS = REPOSITORY / "experiments"
-TABLES = {path.stem: load_spec(path) for path in sorted((EXPERIMENTS / "tables").glob("*.yaml"))}
+TABLES = {path.stem: load_study(path) for path in sorted((EXPERIMENTS / "tables").glob("*.yaml"))}
 RUN_FILES = sorted(
     path
     for path in EXPERIMENTS.rglob("*.yaml")
@@ -64,7 +67,7 @@ def test_the_number_of_experiments() -> None:
         "threshold": 1, "corpus-size": 8,
     }  # fmt: skip
     lab = Counter(path.parent.name for path in RUN_FILES if path not in PAPER)
-    assert lab == {"lab": 8, "table9": 15, "table10": 5, "figure1a": 9, "figure1b": 5}
+    assert lab == {"lab": 4}
 
 
 @pytest.mark.parametrize("path", RUN_FILES, ids=experiment_name)
@@ -99,10 +102,10 @@ def test_the_sweep_of_table_9_runs_its_grid() -> None:
 
 
 @pytest.mark.parametrize("spec", [spec for spec in TABLES.values() if spec.suite], ids=lambda spec: spec.name)
-def test_a_table_s_columns_are_its_suite_s(spec: TableSpec) -> None:
-    if spec.suite_file is None and spec.columns != ("AVG",):
-        assert spec.suite is not None
-        assert (*load_suite(spec.suite).columns, "AVG") == spec.columns
+def test_a_table_s_columns_are_its_suite_s(spec: Study) -> None:
+    assert spec.suite is not None
+    if suite_path(spec.suite).is_file() and spec.column_names != ("AVG",):
+        assert (*load_suite(spec.suite).columns, "AVG") == spec.column_names
 
 
 def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
@@ -118,13 +121,23 @@ def test_no_configuration_includes_another_by_config(path: Path) -> None:
     assert "config" not in keys(yaml.safe_load(path.read_text()))  # it would be merged shallowly, without a word
 
 
+@cache
+def jobs() -> list[Job]:
+    """The jobs of every study of the repository, with one seed."""
+    return list(merged_jobs(Plan(spec, RunFolders(), seeds=[0]) for spec in TABLES.values()).values())
+
+
 def test_every_cell_has_a_run_and_every_run_a_cell() -> None:
-    plan = Plan(EXPERIMENTS)  # raises where a table or a run names an experiment that is not there
-    assert set(plan.experiments) == {experiment_name(path) for path in RUN_FILES}
-    for name, experiment in plan.experiments.items():
-        if experiment.method == "reference":
-            users = [other for other in plan.experiments.values() if other.needs_store and other.reference == name]
-            assert users, f"no run uses the store of {name}"
+    used = {job.run_id.split("@")[0] for job in jobs() if job.stage in ("reference", "fit")}
+    assert used == {experiment_name(path) for path in RUN_FILES}
+
+
+@pytest.mark.parametrize("overridden", [job for job in jobs() if any("=" in a for a in job.arguments)],
+                         ids=lambda job: f"{job.stage}-{job.run_id}")  # fmt: skip
+def test_a_row_with_settings_of_its_own_parses(overridden: Job) -> None:
+    arguments = list(overridden.arguments)
+    parser = _parser(tuple(base_files(arguments)))
+    parser.parse_args(["fit", *arguments[1:]])
 
 
 @pytest.mark.parametrize("path", PAPER, ids=experiment_name)
@@ -152,14 +165,14 @@ def test_a_point_of_two_tables_is_one_file() -> None:
 
 
 def _store(path: Path) -> str:
-    return load_experiment(experiment_name(path), EXPERIMENTS).reference
+    return Naming(["fit", "--config", str(path)]).reference_id
 
 
 # --- the paper's numbers --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("spec", [spec for spec in TABLES.values() if spec.suite], ids=lambda spec: spec.name)
-def test_the_averages_of_the_paper_are_the_means_of_its_columns(spec: TableSpec) -> None:
+def test_the_averages_of_the_paper_are_the_means_of_its_columns(spec: Study) -> None:
     for _, row in spec.rows():
         *columns, average = row.paper
         if average is None or not columns or None in columns:
@@ -194,10 +207,10 @@ def test_the_standard_deviation_of_table_9_by_t_max() -> None:
     assert means == {0.15: 51.44, 0.25: 52.07, 0.35: 51.66, 0.45: 51.27}
 
 
-def holds(spec: TableSpec, stated: Stated) -> bool:
+def holds(spec: Study, stated: Stated) -> bool:
     """Whether what the text states agrees with the table, as far as both are printed."""
     group = next(group for group in spec.groups if group.name == stated.group)
-    column = spec.columns.index(stated.column)
+    column = spec.column_names.index(stated.column)
     value = group.row(stated.row).paper[column]
     assert value is not None
     expected = value.mean
@@ -211,9 +224,9 @@ def holds(spec: TableSpec, stated: Stated) -> bool:
 @pytest.mark.parametrize(
     ("spec", "stated"),
     [(spec, stated) for spec in TABLES.values() for stated in spec.stated],
-    ids=lambda one: one.name if isinstance(one, TableSpec) else f"{one.where}-{one.value}",
+    ids=lambda one: one.name if isinstance(one, Study) else f"{one.where}-{one.value}",
 )
-def test_what_the_text_states_holds_or_is_listed_as_a_slip(spec: TableSpec, stated: Stated) -> None:
+def test_what_the_text_states_holds_or_is_listed_as_a_slip(spec: Study, stated: Stated) -> None:
     assert holds(spec, stated) == (stated.slip is None)
 
 
@@ -262,9 +275,10 @@ def test_tables_share_runs_references_and_stores(tmp_path: Path) -> None:
 
 
 def test_what_is_done_is_not_planned_again(tmp_path: Path) -> None:
-    for stage in ("prepare", "reference", "score"):
-        seed = "" if stage == "prepare" else "/seed-0"
-        file = tmp_path / f"runs/.done/{stage}/table5/llama-2-13b/reference{seed}.done"
+    for stage, name in Plan(TABLES["table5"], RunFolders()).jobs:
+        if stage not in ("prepare", "reference", "score"):
+            continue
+        file = tmp_path / f"runs/.done/{stage}/{name}.done"
         file.parent.mkdir(parents=True)
         file.touch()
     counts, _ = dry_run(tmp_path, "table5", "--config", "seeds=2")
@@ -303,7 +317,7 @@ def test_what_is_computed_is_run_again_when_it_is_edited_and_where_it_is_compute
         ("seeds=x", "seeds=x: a number of seeds, at least 1, or a list such as 0,5,7 is expected"),
         ("seeds=0", "seeds=0: a number of seeds, at least 1"),
         ("gpus=0", "gpus=0: the number of GPUs of one job, at least 1, is expected"),
-        ("seed=3", "There is no setting seed. The settings are: seeds, variant"),
+        ("seed=3", "There is no setting seed. The settings are: study, seeds, variant"),
         ("machine=four-gpus", "four-gpus.yaml has 4 devices, a job has gpus=1: give --config gpus=4 too"),
         ("variant=published", "variant=published: there is no .*published.yaml. In .*configs: file-order, lab, paper"),
         ("protocol=x", "protocol=x: one of corrected, published, token_stop is expected"),

@@ -1,6 +1,7 @@
 """Tables of times and of corpora, and the estimate of what is left."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import pytest
 from forgetting.cli import main
 from forgetting.errors import UserError
 from forgetting.studies.collect import collect
-from forgetting.studies.plan import Plan, estimate
+from forgetting.studies.estimate import estimate, paper_minutes
+from forgetting.studies.jobs import Job
+from forgetting.studies.plan import Plan
 from forgetting.studies.render import render
-from forgetting.studies.runs import RunFolders
+from forgetting.studies.results import RunFolders
 from forgetting.studies.spec import Value
-from forgetting.studies.spec_file import load_spec
+from forgetting.studies.spec_file import load_study
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
@@ -42,7 +45,7 @@ def test_table_11_is_filled_from_costs(tmp_path: Path) -> None:
     for seed, minutes in enumerate((100, 110)):
         write_cost(tmp_path / f"table3/llama-3.2-3b/full/seed-{seed}", "fit", minutes)
         write_cost(tmp_path / f"table3/llama-3.2-3b/forgetting-token/seed-{seed}", "fit", minutes)
-    table = collect(load_spec(EXPERIMENTS / "tables/table11.yaml"), RunFolders(tmp_path))
+    table = collect(Plan(load_study(EXPERIMENTS / "tables/table11.yaml"), RunFolders(tmp_path)))
     ours = {line.row.name: line.ours for section in table.sections for line in section.lines}
     warmup, full = ours["Warmup Training"][0], ours["Full Token"][0]
     assert warmup is not None
@@ -55,7 +58,7 @@ def test_table_11_is_filled_from_costs(tmp_path: Path) -> None:
     assert ours["Forgetting (warmup + score + training)"][1] is None  # the 8B model has not been trained
     text = render(table, "markdown")
     assert "Ours on NVIDIA H100." in text
-    assert "`python -m forgetting fit --config experiments/table3/llama-3.1-8b/full.yaml`" in text
+    assert "/table3/llama-3.1-8b/full.yaml --run.root=" in text
 
 
 def test_the_time_of_a_part_does_not_count(tmp_path: Path) -> None:
@@ -63,7 +66,7 @@ def test_the_time_of_a_part_does_not_count(tmp_path: Path) -> None:
     write_cost(folder, "fit", 100)
 
     def minutes() -> Value | None:
-        table = collect(load_spec(EXPERIMENTS / "tables/table11.yaml"), RunFolders(tmp_path))
+        table = collect(Plan(load_study(EXPERIMENTS / "tables/table11.yaml"), RunFolders(tmp_path)))
         return next(line.ours[0] for s in table.sections for line in s.lines if line.row.name == "Full Token")
 
     assert minutes() == Value(100.0)
@@ -94,58 +97,64 @@ def test_table_1_is_filled_from_a_manifest(tmp_path: Path) -> None:
     train = {"dolly": {"samples": 1}, "flan_v2": {"samples": 3}}
     splits = {"train": {"sources": train}, "reference": {"sources": {"dolly": {"samples": 5}}}}
     (tmp_path / "manifest.json").write_text(json.dumps({"splits": splits}))
-    table = collect(load_spec(EXPERIMENTS / "tables/table1.yaml"), RunFolders(corpus=tmp_path))
+    table = collect(Plan(load_study(EXPERIMENTS / "tables/table1.yaml"), RunFolders(corpus=tmp_path)))
     dolly = [value.mean for value in table.sections[0].lines[0].ours if value]
     assert dolly == [1, 25, 5, 100]
     assert not table.missing()
 
 
 def test_without_a_corpus_table_1_says_how_to_make_one() -> None:
-    table = collect(load_spec(EXPERIMENTS / "tables/table1.yaml"), RunFolders())
-    ((_, commands),) = table.missing()
-    assert commands[0] == "python -m forgetting prepare --config experiments/table3/llama-3.2-1b/full.yaml"
+    table = collect(Plan(load_study(EXPERIMENTS / "tables/table1.yaml"), RunFolders()))
+    commands = table.missing()[0].commands
+    assert re.fullmatch(
+        r"python -m forgetting prepare --config .*experiments/table3/llama-3.2-1b/full.yaml", commands[0]
+    )
 
 
-@pytest.fixture(scope="module")
-def plan() -> Plan:
-    return Plan(EXPERIMENTS)
+def jobs_of(*names: str, root: Path = Path("runs")) -> dict[tuple[str, str], Job]:
+    """The jobs of tables of the repository, by stage and run, with one seed."""
+    plans = [Plan(load_study(EXPERIMENTS / f"tables/{name}.yaml"), RunFolders(root), seeds=[0]) for name in names]
+    return {(job.stage, job.run_id): job for plan in plans for job in plan.jobs.values()}
 
 
-def test_the_paper_s_minutes_come_back_for_its_own_models(plan: Plan) -> None:
+def test_the_paper_s_minutes_come_back_for_its_own_models() -> None:
+    jobs = jobs_of("table3")
     for model, column in (("llama-3.2-3b", 0), ("llama-3.1-8b", 1)):
-        folder = f"table3/{model}"
         stages = [("reference", "reference"), ("score", "reference"), ("fit", "full"), ("fit", "ignoring-token"),
                   ("fit", "forgetting-token")]  # fmt: skip
         expected = [(36, 47, 205, 166, 187), (52, 73, 347, 282, 311)][column]
-        assert [plan.minutes(stage, f"{folder}/{name}") for stage, name in stages] == pytest.approx(expected)
+        minutes = [paper_minutes(jobs[stage, f"table3/{model}/{name}"]) for stage, name in stages]
+        assert minutes == pytest.approx(expected)
 
 
-def test_smaller_corpora_take_less(plan: Plan) -> None:
+def test_smaller_corpora_take_less() -> None:
+    jobs = jobs_of("table3", "corpus-size")
     whole, small = (
-        plan.minutes("fit", f"{folder}/full") for folder in ("table3/llama-3.2-3b", "corpus-size/llama-3.2-3b-10k")
+        paper_minutes(jobs["fit", f"{folder}/full"])
+        for folder in ("table3/llama-3.2-3b", "corpus-size/llama-3.2-3b-10k")
     )
     assert whole is not None
     assert small == pytest.approx(whole / 5)
-    assert plan.minutes("score", "corpus-size/llama-3.2-3b-10k/reference") == pytest.approx(47 / 5)
+    assert paper_minutes(jobs["score", "corpus-size/llama-3.2-3b-10k/reference"]) == pytest.approx(47 / 5)
 
 
-def test_the_estimate_takes_the_speed_of_what_is_done(plan: Plan, tmp_path: Path) -> None:
-    stages = [one for one in plan.stages("table11", [0]) if "3.2-3b" in one[1]]
-    at_first = estimate(plan, stages, [], RunFolders(tmp_path))
-    assert at_first.endswith(
-        "About 11 hours one after another on four L40S, by Table 11's shares; not counted: prepare."
+def test_the_estimate_takes_the_speed_of_what_is_done(tmp_path: Path) -> None:
+    jobs = [job for job in jobs_of("table11", root=tmp_path).values() if "3B" in job.config["model"]["backbone"]]
+    assert estimate(jobs, []).endswith(
+        "About 11 hours one after another on four L40S, by Table 11's fractions; not counted: prepare."
     )
     write_cost(tmp_path / "table3/llama-3.2-3b/reference/seed-0", "fit", 72)  # half the paper's speed
-    done = [one for one in stages if one[0] == "reference"]
-    left = [one for one in stages if one[0] not in ("prepare", "reference")]
-    later = estimate(plan, left, done, RunFolders(tmp_path))
+    done = [job for job in jobs if job.stage == "reference"]
+    left = [job for job in jobs if job.stage not in ("prepare", "reference")]
+    later = estimate(left, done)
     assert later == "Left: 1 score, 3 fit. About 20 hours one after another at the speed of 1 finished stages here."
-    assert estimate(plan, [], stages, RunFolders(tmp_path)) == "Nothing is left."
+    assert estimate([], jobs) == "Nothing is left."
 
 
-def test_what_the_paper_did_not_time_takes_the_mean_of_its_kind_here(plan: Plan, tmp_path: Path) -> None:
-    left = [("fit", "lab/full", seed) for seed in (1, 2, 3)]
-    assert estimate(plan, left, [], RunFolders(tmp_path)) == "Left: 3 fit."
-    write_cost(tmp_path / "lab/full/seed-0", "fit", 4)
-    said = estimate(plan, left, [("fit", "lab/full", 0)], RunFolders(tmp_path))
+def test_what_the_paper_did_not_time_takes_the_mean_of_its_kind_here(tmp_path: Path) -> None:
+    plan = Plan(load_study(EXPERIMENTS / "tables/lab.yaml"), RunFolders(tmp_path), seeds=[0, 1, 2, 3])
+    first, *left = [job for job in plan.jobs.values() if job.stage == "fit" and job.run_id == "lab/full"]
+    assert estimate(left, []) == "Left: 3 fit."
+    write_cost(first.folder, "fit", 4)
+    said = estimate(left, [first])
     assert said == "Left: 3 fit. About 12 minutes one after another at the speed of 1 finished stages here."

@@ -9,8 +9,9 @@ from test_studies_tables import write_results
 from forgetting.errors import UserError
 from forgetting.studies.collect import collect
 from forgetting.studies.figures import draw
-from forgetting.studies.runs import RunFolders
-from forgetting.studies.spec_file import load_spec
+from forgetting.studies.plan import Plan
+from forgetting.studies.results import RunFolders
+from forgetting.studies.spec_file import load_study
 
 TABLES = Path(__file__).parent.parent / "experiments" / "tables"
 FIGURES = ["figure1a", "figure1b", "table9"]
@@ -20,28 +21,28 @@ FIGURES = ["figure1a", "figure1b", "table9"]
 @pytest.mark.parametrize("form", ["svg", "png"])
 def test_a_figure_without_runs_is_drawn_from_the_paper_s_values(tmp_path: Path, name: str, form: str) -> None:
     file = tmp_path / f"figure.{form}"
-    draw(collect(load_spec(TABLES / f"{name}.yaml"), RunFolders(tmp_path)), file, form)
+    draw(collect(Plan(load_study(TABLES / f"{name}.yaml"), RunFolders(tmp_path))), file, form)
     assert file.stat().st_size > 5000
 
 
 def test_a_figure_is_the_same_every_time(tmp_path: Path) -> None:
-    table = collect(load_spec(TABLES / "figure1a.yaml"), RunFolders(tmp_path))
+    table = collect(Plan(load_study(TABLES / "figure1a.yaml"), RunFolders(tmp_path)))
     for name in ("one", "two"):
         draw(table, tmp_path / f"{name}.svg", "svg")
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
 
 
 def test_runs_add_to_a_figure(tmp_path: Path) -> None:
-    spec = load_spec(TABLES / "figure1b.yaml")
-    draw(collect(spec, RunFolders(tmp_path)), tmp_path / "before.svg", "svg")
+    plan = Plan(load_study(TABLES / "figure1b.yaml"), RunFolders(tmp_path))
+    draw(collect(plan), tmp_path / "before.svg", "svg")
     for rate in ("0.05", "0.10", "0.15"):
         write_results(tmp_path / f"figure1b/llama-3.2-3b/forget-{rate}/seed-0", [1, 0], [1, 0], suite="main")
-    draw(collect(spec, RunFolders(tmp_path), intervals=False), tmp_path / "after.svg", "svg")
+    draw(collect(plan, intervals=False), tmp_path / "after.svg", "svg")
     marks = [len(re.findall("<use ", (tmp_path / f"{name}.svg").read_text())) for name in ("before", "after")]
     assert marks[1] > marks[0]
 
 
 def test_a_table_without_a_figure_says_so(tmp_path: Path) -> None:
-    table = collect(load_spec(TABLES / "table3.yaml"), RunFolders(tmp_path))
+    table = collect(Plan(load_study(TABLES / "table3.yaml"), RunFolders(tmp_path)))
     with pytest.raises(UserError, match="Table 3 is no figure"):
         draw(table, tmp_path / "a.svg", "svg")

@@ -17,18 +17,22 @@ from forgetting.errors import UserError
 from forgetting.evaluation.finished import write_task
 from forgetting.evaluation.naming import results_name, task_path
 from forgetting.model.adapter_folder import adapter_hash
-from forgetting.studies.collect import Line, Table, collect
+from forgetting.studies.collect import collect
 from forgetting.studies.command import table_command
+from forgetting.studies.pairs import Difference
+from forgetting.studies.plan import Plan
 from forgetting.studies.render import FORMATS, SUFFIXES, render
-from forgetting.studies.runs import RunFolders
-from forgetting.studies.spec_file import load_spec
+from forgetting.studies.results import RunFolders
+from forgetting.studies.spec_file import load_study
+from forgetting.studies.table import Line, Table
 
 RESULTS = results_name("small", "corrected")
+EVERYTHING = "python -m forgetting table experiments/tables/table0.yaml --run"
 GOLDEN = Path(__file__).parent / "golden" / "tables"
 SPEC = """
 title: Table 0
 caption: A table with names that every format must escape, 50% & <b>more</b>.
-suite: small
+suite: small.yaml
 columns: [Truth_1, Math, AVG]
 figure: {kind: lines, x: ρ, column: AVG}
 groups:
@@ -43,12 +47,17 @@ stated:
   - {where: "§1", value: 7.0, group: "Model_a | 1B", row: "Forgetting *new*", over: "Ignoring $x$", slip: "§1 says 7."}
 notes: [A note.]
 """
+SUITE = "name: small\ncolumns: {Truth_1: {tasks: [truth]}, Math: {tasks: [math]}}\n"
 
 
 @pytest.fixture
 def spec_file(tmp_path: Path) -> Path:
-    file = tmp_path / "tables" / "table0.yaml"
-    file.parent.mkdir()
+    file = tmp_path / "experiments/tables/table0.yaml"
+    for folder in (file.parent, tmp_path / "experiments/t"):
+        folder.mkdir(parents=True)
+    for name in ("ignoring", "forgetting", "alone"):
+        (tmp_path / f"experiments/t/{name}.yaml").write_text("data: {positive_fraction: all}\n")
+    file.with_name("small.yaml").write_text(SUITE)
     file.write_text(SPEC)
     return file
 
@@ -122,7 +131,7 @@ def all_runs(root: Path) -> None:
 
 def table_of(spec_file: Path, root: Path, make: Any) -> Table:
     make(root)
-    return collect(load_spec(spec_file), RunFolders(root))
+    return collect(Plan(load_study(spec_file), RunFolders(root)), EVERYTHING)
 
 
 STATES = {"none": lambda root: None, "some": some_runs, "all": all_runs}
@@ -134,7 +143,7 @@ def test_a_table_is_as_its_golden_file(
     spec_file: Path, tmp_path: Path, monkeypatch: Any, state: str, form: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    table = table_of(spec_file, Path("runs"), STATES[state])
+    table = table_of(spec_file.relative_to(tmp_path), Path("runs"), STATES[state])
     suffix = next(suffix for suffix, name in SUFFIXES.items() if name == form)
     golden = GOLDEN / f"{state}{suffix}"
     text = render(table, form)
@@ -170,7 +179,7 @@ def test_the_paired_interval_is_that_of_compare(spec_file: Path, tmp_path: Path)
     table = table_of(spec_file, runs, all_runs)
     (pair,) = table.sections[0].pairs
     _, expected = compare(runs / "t/forgetting", runs / "t/ignoring")
-    assert pair.differences == expected
+    assert pair.differences == [Difference(d.difference, d.low, d.high, None, 3) for d in expected]
 
 
 def test_a_failed_task_is_no_zero(spec_file: Path, tmp_path: Path) -> None:
@@ -197,7 +206,7 @@ def test_rows_on_different_documents_are_noted(spec_file: Path, tmp_path: Path) 
 
 def test_a_table_of_averages_alone_still_counts_documents(spec_file: Path, tmp_path: Path) -> None:
     spec_file.write_text(
-        "title: A\ncaption: A.\nsuite: small\ncolumns: [AVG]\ngroups: [{name: G, rows: [{name: R, run: t/ignoring}]}]\n"
+        "title: A\nsuite: small.yaml\ncolumns: [AVG]\ngroups: [{name: G, rows: [{name: R, run: t/ignoring}]}]\n"
     )
     table = table_of(spec_file, tmp_path / "runs", some_runs)
     assert table.facts[0] == "Protocol corrected; documents: Truth_1 4, Math 2."
@@ -209,12 +218,12 @@ def test_results_of_another_suite_do_not_count_and_are_refused_under_the_tables_
     def make(root: Path) -> None:
         write_results(root / "t/ignoring/seed-0", [1], [1], suite="other")
 
-    assert table_of(spec_file, tmp_path / "runs", make).sections[0].lines[1].seeds == 0
+    assert table_of(spec_file, tmp_path / "runs", make).sections[0].lines[1].num_runs == 0
     folder = tmp_path / "runs/t/ignoring/seed-0"
     (folder / "results.other.json").rename(folder / "results.small.json")
 
     with pytest.raises(UserError, match=r"is of the suite other, the table needs small\. Evaluate again: python -m"):
-        collect(load_spec(spec_file), RunFolders(tmp_path / "runs"))
+        collect(Plan(load_study(spec_file), RunFolders(tmp_path / "runs")))
 
 
 # --- what belongs together --------------------------------------------------------------------------------------------
@@ -244,7 +253,7 @@ def test_seeds_that_do_not_belong_together_have_no_mean(
     table = table_of(spec_file, tmp_path / "runs", make)
     line = ignoring_line(table)
     assert line.ours == [None, None, None]
-    assert line.seeds == 0
+    assert line.num_runs == 0
     assert any(re.search(message, problem) for problem in table.problems), table.problems
     assert table.sections[0].lines[2].ours[0] is not None  # the other rows stand
     assert not table.sections[0].pairs
@@ -270,10 +279,11 @@ def test_a_result_of_an_adapter_trained_again_since_is_missing(
     monkeypatch.chdir(tmp_path)
     table = table_of(spec_file, Path("runs"), make)
     line = ignoring_line(table)
-    assert line.seeds == 2
+    assert line.num_runs == 2
     assert line.ours[0] is not None
     assert line.ours[0].mean == pytest.approx((25 + 50) / 2)
-    assert line.commands == ["python -m forgetting evaluate runs/t/ignoring/seed-2 --suite small"]
+    suite = spec_file.with_name("small.yaml")
+    assert line.commands == [f"python -m forgetting evaluate runs/t/ignoring/seed-2 --suite {suite}"]
     assert any(f"seed-2/{RESULTS} is of another adapter than" in problem for problem in table.problems)
     assert not table.sections[0].pairs  # which would read it
 
@@ -284,7 +294,7 @@ def test_results_whose_adapter_is_gone_are_noted(spec_file: Path, tmp_path: Path
         shutil.rmtree(root / "t/ignoring/seed-1/adapter")
 
     table = table_of(spec_file, tmp_path / "runs", make)
-    assert ignoring_line(table).seeds == 3
+    assert ignoring_line(table).num_runs == 3
     (problem,) = table.problems
     assert problem.startswith("Adapters are gone")
     assert problem.endswith("t/ignoring/seed-1.")
@@ -297,7 +307,7 @@ def test_rows_of_a_group_with_other_inputs_are_noted(spec_file: Path, tmp_path: 
             write_run(root / f"t/ignoring/seed-{seed}", corpus="d" * 64, model={"dtype": "bfloat16"})
 
     table = table_of(spec_file, tmp_path / "runs", make)
-    assert ignoring_line(table).seeds == 3
+    assert ignoring_line(table).num_runs == 3
     assert table.problems == [
         "Rows of Model_a | 1B do not share their model.dtype (Ignoring $x$ against Forgetting *new*, Ours alone), "
         "corpus (Ignoring $x$ against Forgetting *new*, Ours alone)."
@@ -350,7 +360,7 @@ def test_only_seed_folders_are_runs(spec_file: Path, tmp_path: Path) -> None:
             write_results(root / "t/ignoring" / name, [0, 0, 0, 0], [0, 0])
 
     table = table_of(spec_file, tmp_path / "runs", make)
-    assert ignoring_line(table).seeds == table.sections[0].pairs[0].differences[0].seeds == 3  # type: ignore[union-attr]
+    assert ignoring_line(table).num_runs == table.sections[0].pairs[0].differences[0].num_pairs == 3  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", [RESULTS, "provenance.json"])
@@ -387,16 +397,27 @@ def test_a_result_of_another_shape_is_one_message(
         main(["table", str(spec_file), "--runs", str(tmp_path)])
 
 
-def test_a_variant_reads_folders_of_its_own(spec_file: Path, tmp_path: Path) -> None:
+def test_an_overlay_reads_folders_of_its_own(spec_file: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    write_results(runs / "t/ignoring@file-order/seed-0", [1, 1], [1])
+    write_results(runs / "t/ignoring@slow/seed-0", [1, 1], [1])
     write_results(runs / "t/ignoring/seed-0", [0, 0], [0])
-    table = collect(load_spec(spec_file), RunFolders(runs, variant="file-order"))
+    overlay = tmp_path / "slow.yaml"
+    overlay.write_text("model: {learning_rate: 1.0e-5}\n")
+    table = collect(Plan(load_study(spec_file), RunFolders(runs), [overlay]))
     value = table.sections[0].lines[1].ours[0]
     assert value is not None
     assert value.mean == 100
-    command = table.sections[0].lines[2].commands[0]
-    assert command == "python -m forgetting fit --config experiments/t/forgetting.yaml --config configs/file-order.yaml"
+    assert f"--config {overlay}" in table.sections[0].lines[2].commands[0]
+    assert f"Runs with {overlay} laid over them." in table.facts
+
+
+def test_given_seeds_are_those_of_the_table(spec_file: Path, tmp_path: Path) -> None:
+    all_runs(tmp_path)
+    table = collect(Plan(load_study(spec_file), RunFolders(tmp_path), seeds=[0, 2, 5]))
+    line = ignoring_line(table)
+    assert (list(line.folders), line.num_further) == (["seed-0", "seed-2"], 0)
+    assert line.commands[0].endswith("--seed_everything=5")
+    assert table.sections[0].pairs[0].differences[0].num_pairs == 2  # type: ignore[union-attr]
 
 
 def test_csv_is_read_back(spec_file: Path, tmp_path: Path) -> None:
@@ -436,7 +457,7 @@ def test_the_command_writes_each_output_in_its_format(spec_file: Path, tmp_path:
         (["{spec}", "--output", "a.txt"], "The format '.txt' is unknown"),
         (["{spec}", "--format", "svg"], "--format svg needs --output FILE"),
         (["{spec}", "--format", "csv", "--output", "a", "b"], "Give --format with one --output"),
-        (["{folder}/table7.yaml"], r"There is no table .*table7\.yaml\. Tables in .*: table0\.yaml"),
+        (["{folder}/table7.yaml"], r"There is no study .*table7\.yaml\. YAML files in .*: small\.yaml, table0\.yaml"),
     ],
 )
 def test_the_command_says_what_is_wrong(spec_file: Path, arguments: list[str], message: str) -> None:
@@ -451,14 +472,14 @@ def test_the_command_says_what_is_wrong(spec_file: Path, arguments: list[str], m
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("suite: small", "suits: small"), "has unknown keys suits; known: caption, columns"),
+        (("suite: small.yaml", "suits: small.yaml"), "has unknown keys suits; known: caption, columns"),
         (("title: Table 0\n", ""), "lacks title"),
         (("paper: [20±0, 10±0, 15±0]", "paper: [20±0, 10±0]"), "row 1 'Base' has 2 paper values for 3 columns"),
         (("20±0", "20+-0"), r"'20\+-0' is not a number nor mean±sd"),
         (("base: org/model", "base: org/model, run: t/x"), "exactly one is expected"),
         (("run: t/ignoring, ", ""), "has none of run, base"),
         (('compare: [["Forgetting *new*"', 'compare: [["Forgetting"'), "refers to rows that it does not have"),
-        (('compare: [["Forgetting *new*"', "compare: [[Base"), "only rows with a `run` can be compared"),
+        (("run: t/forgetting", "total: [Base]"), "only rows with a `run` or a `base` can be compared"),
         (("kind: lines", "kind: bars"), "kind is 'bars'; lines or heatmap is expected"),
         (("column: AVG}", "column: AVG, z: 1}"), "figure has unknown keys z"),
         (("title:", "title: ["), "is not valid YAML"),
@@ -486,9 +507,15 @@ def test_the_command_says_what_is_wrong(spec_file: Path, arguments: list[str], m
         (('group: "Model_a | 1B", row', "group: Nope, row"), r"refers to rows that it does not have: \[\('Nope'"),
         (('group: "Model_a | 1B", row', "group: [a], row"), "stated, group: text was expected, not a list"),
         (("value: 7.0", "value: seven"), "stated, value: a number was expected, not 'seven'"),
-        (("suite: small", "suite: small\ndecimals: -1"), "decimals: a whole number from 0 to 10 was expected, not -1"),
-        (("suite: small", "suite: small\ndecimals: two"), "decimals: a whole number from 0 to 10 was expected, not 't"),
-        (("suite: small", "corpus: t/alone"), "row 'Base' shows results of a benchmark: give `suite`"),
+        (
+            ("suite: small.yaml", "suite: small.yaml\ndecimals: -1"),
+            "decimals: a whole number from 0 to 10 was expected, not -1",
+        ),
+        (
+            ("suite: small.yaml", "suite: small.yaml\ndecimals: two"),
+            "decimals: a whole number from 0 to 10 was expected, not 't",
+        ),
+        (("suite: small.yaml", "corpus: t/alone"), "row 'Base' shows results of a benchmark: give `suite`"),
         (("run: t/alone", "run: 3"), "row 4 'Ours alone', run: text was expected, not 3"),
         (("run: t/alone", "run: ../../etc"), "run: '../../etc' is no name of something inside experiments"),
         (("run: t/alone", "total: [Ours alone]"), "exactly one of that name, above it, is expected"),

@@ -1,6 +1,7 @@
 """Two evaluations document by document: the difference, and how sure it is."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ class _Evaluation:
 
 def compare(
     a: Path, b: Path, protocol: str = "corrected", confidence: float = 0.95, resamples: int = 10_000, seed: int = 0,
-    suite: str | None = None,
+    suite: str | None = None, seeds: Collection[str] | None = None,
 ) -> tuple[list[Difference], list[Difference]]:  # fmt: skip
     """Compare two runs, or two experiments seed by seed.
 
@@ -91,6 +92,7 @@ def compare(
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
         suite: Whose results; None takes the only suite that both have.
+        seeds: Names of the seeds' folders to compare, such as `seed-0`; None takes all.
 
     Returns:
         The differences of the tasks; those of the columns, and of their average when no column is missing.
@@ -101,7 +103,7 @@ def compare(
     """
     _refuse_numbers(confidence, resamples, seed)
     suite = suite or _common_suite(a, b, protocol)
-    pairs = _pairs(_evaluations(a, suite, protocol), _evaluations(b, suite, protocol), a, b)
+    pairs = _pairs(_evaluations(a, suite, protocol, seeds), _evaluations(b, suite, protocol, seeds), a, b)
     tasks = _common_tasks(pairs)
     generator = np.random.default_rng(seed)
     num_pairs = len(pairs)
@@ -123,7 +125,7 @@ def compare(
         means[name], resampled[name] = (mean_a, mean_b, sum(part[2] for part in parts)), draws
         by_pair[name] = np.mean([by_pair[member] for member in members], axis=0)
         low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-        bootstrap, over_seeds = (float(low), float(high)), _student(by_pair[name], confidence)
+        bootstrap, over_seeds = (float(low), float(high)), student_interval(by_pair[name], confidence)
         ends = [*bootstrap, *(over_seeds or ())]
         return Difference(name, mean_a, mean_b, mean_a - mean_b, min(ends), max(ends), means[name][2], num_pairs,
                           bootstrap, over_seeds)  # fmt: skip
@@ -146,7 +148,7 @@ def _refuse_numbers(confidence: float, resamples: int, seed: int) -> None:
         raise UserError(f"The bootstrap's seed is {seed}; it must be at least 0.")
 
 
-def _student(differences: Float[np.ndarray, "pairs"], confidence: float) -> Interval | None:
+def student_interval(differences: Float[np.ndarray, "pairs"], confidence: float) -> Interval | None:
     """The interval that covers the mean over all seeds, if the pairs' differences are normal."""
     number = len(differences)
     if number < 2:
@@ -186,9 +188,9 @@ def _common_suite(a: Path, b: Path, protocol: str) -> str:
     return common[0]
 
 
-def _evaluations(folder: Path, suite: str, protocol: str) -> dict[str, _Evaluation]:
+def _evaluations(folder: Path, suite: str, protocol: str, seeds: Collection[str] | None) -> dict[str, _Evaluation]:
     name, again = results_name(suite, protocol), _command(folder, suite, protocol)
-    folders = [one for one in seed_folders(folder) if (one / name).is_file()]
+    folders = [one for one in seed_folders(folder) if (one / name).is_file() and (seeds is None or one.name in seeds)]
     if not folders and (folder / name).is_file():
         folders = [folder]
     if not folders:

@@ -1,7 +1,7 @@
-"""What belongs together: the seeds of a row, the rows of a group, the evaluations of a table."""
+"""Agreement: of the runs of a row, of the rows of a group, of the evaluations of a table."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ from forgetting.errors import UserError
 from forgetting.model.adapter_folder import CONFIG, WEIGHTS, adapter_hash
 
 NAMED = 5
-"""How many folders, and how many differing settings, a message lists."""
+"""Folders, and differing settings, that a message lists at most."""
 
 
 def made_from(folder: Path) -> dict[str, Any] | None:
-    """What a run was made from, the seed apart: its settings and the hashes of its inputs.
+    """Return a run's origin, the seed apart: its settings and the hashes of its inputs.
 
     Args:
         folder: Of one seed.
@@ -39,12 +39,19 @@ def made_from(folder: Path) -> dict[str, Any] | None:
     return settings | {f"inputs.{name}": value for name, value in hashes.items()}
 
 
-def seeds_apart(folders: list[Path]) -> str | None:
-    """Why the seeds of a row cannot be averaged, with the folders and what differs; None where they can.
+def runs_apart(folders: list[Path], changed: Collection[str] | None = None) -> str | None:
+    """Say why the runs of a row cannot be averaged, with the folders and what differs; None where they can.
 
-    The seeds that most agree are taken as the row's; the message names the others.
+    The runs that most agree are taken as the row's; the message names the others.
+
+    Args:
+        folders: Of the runs.
+        changed: Dotted settings that the repetitions set themselves, as overlays do: those may differ, and so may the
+            inputs. None for seeds, which share everything.
     """
     origins = {folder: made_from(folder) for folder in folders}
+    if changed is not None:
+        origins = {folder: _shared(origin, changed) for folder, origin in origins.items()}
     if len(folders) < 2 or not any(origins.values()):
         return None
     if unknown := [folder for folder, origin in origins.items() if origin is None]:
@@ -61,6 +68,14 @@ def seeds_apart(folders: list[Path]) -> str | None:
     return "; ".join(reasons) or None
 
 
+def _shared(origin: dict[str, Any] | None, changed: Collection[str]) -> dict[str, Any] | None:
+    """The part of a run's origin that repetitions share."""
+    if origin is None:
+        return None
+    own = ("inputs.", "config_hash", *changed)
+    return {key: value for key, value in origin.items() if not key.startswith(own)}
+
+
 def _difference(usual: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     keys = [key for key in {**usual, **other} if usual.get(key) != other.get(key)]
     keys = [key for key in keys if key != "config_hash"] or keys
@@ -74,7 +89,7 @@ def _difference(usual: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 
 def adapter_problem(result: Mapping[str, Any], folder: Path) -> str | None:
-    """Why a result is not of the adapter that is in its run's folder now; None where it is, or where there is none.
+    """Say why a result is not of the adapter that is in its run's folder now; None where it is, or there is none.
 
     Args:
         result: As `evaluate` writes it.
@@ -95,7 +110,9 @@ def is_trained(folder: Path) -> bool:
 
 def is_finished(folder: Path, stage: str) -> bool:
     """Whether a run has been through a stage: until then its `cost.json` holds the time of a part."""
-    return (folder / "scores" / "manifest.json").is_file() if stage == "score" else is_trained(folder)
+    if stage == "score":
+        return (folder / "scores" / "manifest.json").is_file()
+    return is_trained(folder)
 
 
 def rows_differ(group: str, rows: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -103,7 +120,7 @@ def rows_differ(group: str, rows: Mapping[str, Mapping[str, Any]]) -> str | None
 
     Args:
         group: Its name.
-        rows: What each row was made from, as `made_from` says it; of a model itself its base alone.
+        rows: Origin of each row, as `made_from` returns it; of a model itself its base alone.
     """
     shared = ("inputs.corpus", "inputs.tokens", "inputs.base", "inputs.store")
     names = dict.fromkeys(key for origin in rows.values() for key in origin)
@@ -143,14 +160,14 @@ def evaluated_apart(results: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _settings(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What a result's numbers depend on beside the model."""
+    """Settings that a result's numbers depend on, the model apart."""
     target = result["target"] if isinstance(result["target"], dict) else {}
-    found = {key: result[key] for key in ("dtype", "seed") if key in result}
-    found |= {"batch size": result["batch_size"]} if "batch_size" in result else {}
-    found |= {"lm-evaluation-harness": result["versions"]["lm_eval"]}
-    found |= {"merge": target["merged"]} if target.get("adapter") and "merged" in target else {}
+    settings = {key: result[key] for key in ("dtype", "seed") if key in result}
+    settings |= {"batch size": result["batch_size"]} if "batch_size" in result else {}
+    settings |= {"lm-evaluation-harness": result["versions"]["lm_eval"]}
+    settings |= {"merge": target["merged"]} if target.get("adapter") and "merged" in target else {}
     hashes = {name: (entry.get("data") or {}).get("hash") for name, entry in result["tasks"].items()}
-    return found | {f"data of {name}": value for name, value in hashes.items() if value is not None}
+    return settings | {f"data of {name}": value for name, value in hashes.items() if value is not None}
 
 
 def _listed(folders: list[Any]) -> str:

@@ -1,12 +1,11 @@
-"""From a table's specification and the run folders to numbers: ours, the paper's, and what is missing."""
+"""From a plan and the run folders to a table: ours, the paper's, and what is missing."""
 
 import math
-import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from forgetting.arguments import flat, read_yaml
 from forgetting.errors import UserError
 from forgetting.studies.agreement import (
     adapter_problem,
@@ -15,287 +14,283 @@ from forgetting.studies.agreement import (
     is_trained,
     made_from,
     rows_differ,
-    seeds_apart,
+    runs_apart,
 )
-from forgetting.studies.runs import RunFolders
+from forgetting.studies.measures import Measures
+from forgetting.studies.pairs import Difference, Pair, paired_difference
+from forgetting.studies.plan import Plan, PlannedRun
 from forgetting.studies.spec import (
-    Backbone,
+    AVERAGE,
+    BaseModel,
     CorpusSource,
     Group,
     Overhead,
     Row,
     Runs,
     Stage,
-    TableSpec,
     Total,
     Value,
 )
-
-if TYPE_CHECKING:
-    from forgetting.evaluation.compare import Difference
-
-AVERAGE = "AVG"
+from forgetting.studies.table import Line, Section, Table, summary
 
 
-@dataclass
-class Line:
-    """A row with its numbers, one a column.
-
-    Attributes:
-        row: As specified.
-        ours: Mean and sample standard deviation over the seeds found; None is missing.
-        seeds: How many seeds there are.
-        commands: What would make what is missing.
-        stale: Results that do not count lie in its folders.
-    """
-
-    row: Row
-    ours: list[Value | None]
-    seeds: int = 0
-    commands: list[str] = field(default_factory=list)
-    stale: bool = False
-
-
-@dataclass
-class Pair:
-    """The paired difference of two rows with its interval, one a column; None where it cannot be computed."""
-
-    first: str
-    second: str
-    differences: "list[Difference | None]"
-
-
-@dataclass
-class Section:
-    """A group with its numbers."""
-
-    name: str
-    lines: list[Line]
-    pairs: list[Pair] = field(default_factory=list)
-
-
-@dataclass
-class Table:
-    """A table that is ready to be written."""
-
-    spec: TableSpec
-    sections: list[Section]
-    facts: list[str]
-    problems: list[str]
-
-    def missing(self) -> list[tuple[str, list[str]]]:
-        """What is missing (rows with their group), and the commands that would make it."""
-        found: dict[tuple[str, ...], list[str]] = {}
-        for section in self.sections:
-            for line in section.lines:
-                if line.commands:
-                    found.setdefault(tuple(line.commands), []).append(f"{line.row.name} ({section.name})")
-        return [(", ".join(rows), list(commands)) for commands, rows in found.items()]
-
-    def notes(self) -> list[str]:
-        """What stands below the table."""
-        return [*self.facts, *self.problems, *(f"On the paper: {note}" for note in self.spec.footnotes())]
-
-
-def collect(spec: TableSpec, runs: RunFolders, intervals: bool = True) -> Table:
-    """Find the numbers of a table.
+def collect(plan: Plan, everything: str = "", intervals: bool = True) -> Table:
+    """Find the numbers of a study.
 
     Args:
-        spec: The table.
-        runs: Where the runs are, which variant and which protocol.
-        intervals: Compute paired intervals too (they read every document's score).
+        plan: Its runs.
+        everything: The command that makes all that is missing.
+        intervals: Compute paired intervals too (they read the score of every evaluation example).
 
     Raises:
-        UserError: Results that are there do not fit the table.
+        UserError: Results that are there do not fit the study.
     """
-    gathering = _Gathering(spec, runs)
-    sections = [gathering.section(group) for group in spec.groups]
-    if intervals and spec.suite is not None:
-        for group, section in zip(spec.groups, sections, strict=True):
+    gathering = _Gathering(plan)
+    study = plan.study
+    sections = [gathering.section(group) for group in study.groups]
+    if intervals:
+        for group, section in zip(study.groups, sections, strict=True):
             lines = {line.row.name: line for line in section.lines}
-            pairs = (gathering.pair(lines[one], lines[other]) for one, other in group.compare)
+            pairs = (gathering.pair(lines[first], lines[second]) for first, second in group.compare)
             section.pairs = [pair for pair in pairs if pair is not None]
-    return Table(spec, sections, gathering.facts(), gathering.problems)
-
-
-def summary(values: list[float]) -> Value | None:
-    """Mean and sample standard deviation (over n − 1); none of one value."""
-    if not values:
-        return None
-    return Value(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+    return Table(study, sections, gathering.facts(), gathering.problems, everything)
 
 
 class _Gathering:
-    def __init__(self, spec: TableSpec, runs: RunFolders) -> None:
-        self.spec, self.runs = spec, runs
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.study, self.runs = plan, plan.study, plan.runs
+        self.measures = Measures(plan.runs)
         self.problems: list[str] = []
-        self.documents: dict[str, set[int]] = {}
-        self.results: list[dict[str, Any]] = []
+        self.results: dict[str, list[dict[str, Any]]] = {}  # by repetition, where repetitions have data of their own
         self.unchecked: list[Path] = []
         self.devices: set[str] = set()
-        self.found: dict[str, Line] = {}
+        self.lines: dict[str, Line] = {}
         self.origins: dict[str, dict[str, Any]] = {}
+        files = [repeat.overlay for repeat in self.study.repeats]
+        self.changed = {key for file in files for key in flat(read_yaml(file))} if files else None
 
     def section(self, group: Group) -> Section:
         self.origins = {}
-        lines = [self.line(row) for row in group.rows]
+        lines = [self.line(group, row) for row in group.rows]
         if note := rows_differ(group.name, self.origins):
             self.problems.append(note)
         return Section(group.name, lines)
 
-    def line(self, row: Row) -> Line:
-        gather: dict[type, Callable[[Row, Any], Line]] = {
-            Runs: self._runs, Backbone: self._backbone, Stage: self._stage, Total: self._total,
-            Overhead: self._overhead, CorpusSource: self._source,
+    def line(self, group: Group, row: Row) -> Line:
+        gather: dict[type, Callable[[Group, Row, Any], Line]] = {
+            Runs: self._runs, BaseModel: self._base, Stage: self._stage, Total: self._total, Overhead: self._overhead,
+            CorpusSource: self._source,
         }  # fmt: skip
-        self.found[row.name] = line = gather[type(row.origin)](row, row.origin)
+        self.lines[row.name] = line = gather[type(row.origin)](group, row, row.origin)
         return line
 
-    def _runs(self, row: Row, origin: Runs) -> Line:
-        folders = self.runs.seeds(origin.experiment)
-        found = {folder: one for folder in folders if (one := self.runs.result(folder, self.spec)) is not None}
-        results: dict[Path, dict[str, Any]] = {}
-        for folder, result in found.items():
-            if problem := adapter_problem(result, folder):
-                self.problems.append(f"{problem}. It does not count; evaluate again.")
-            else:
-                results[folder] = result
-        trained = [folder for folder in folders if is_trained(folder)]
-        commands = [self._evaluate(folder) for folder in trained if folder not in results]
-        if not trained and not results:
-            folder = folders[0] if folders else self.runs.experiment(origin.experiment) / "seed-0"
-            commands = [self._fit(origin.experiment, folder), self._evaluate(folder)]
-        stale = len(results) < len(found)
-        if not self._together(row, list(results)):
-            return Line(row, [None] * len(self.spec.columns), commands=commands, stale=stale)
-        self.unchecked += [folder for folder in results if folder not in trained]
-        if results and (origins := made_from(next(iter(results)))):
-            self.origins[row.name] = origins
-        return Line(row, self._scores(list(results.values())), len(results), commands, stale)
+    # --- runs --------------------------------------------------------------------------------------------------------
 
-    def _together(self, row: Row, folders: list[Path]) -> bool:
-        """Whether seeds may be averaged; else why not is a problem of the table."""
-        reason = seeds_apart(folders)
+    def _runs(self, group: Group, row: Row, origin: Runs) -> Line:
+        planned = self.plan.of(group.name, row.name)
+        counted: dict[str, Path] = {}
+        results: dict[str, dict[str, Any]] = {}
+        missing: list[PlannedRun] = []
+        stale = False
+        further = self.plan.further_seeds(group.name, row.name)
+        for run in sorted((*planned, *further), key=lambda run: run.repetition.seed or 0):
+            name = run.repetition.name
+            if self.study.is_evaluated:
+                assert run.repetition.suite is not None, "a study with columns of a suite has one"
+                result = self.runs.result(run.folder, run.repetition.suite)
+                if result is not None and (problem := adapter_problem(result, run.folder)):
+                    self.problems.append(f"{problem}. It does not count; evaluate again.")
+                    result, stale = None, True
+                if result is not None:
+                    results[name] = result
+            if name in results or (not self.study.is_evaluated and is_trained(run.folder)):
+                counted[name] = run.folder
+            elif run.jobs or is_trained(run.folder):
+                missing.append(run)
+        commands = self._commands(missing[0]) if missing else []
+        line = Line(row, [None] * len(self.study.columns), commands=commands, num_further=len(missing[1:]), stale=stale)
+        if not self._belong_together(row, list(counted.values())):
+            return line
+        self.unchecked += [folder for name, folder in counted.items() if name in results and not is_trained(folder)]
+        first = next(iter(counted), None)
+        if first and (self.changed is None or first == self.plan.repetitions[0].name) and (
+            origin_of_first := made_from(counted[first])
+        ):  # fmt: skip
+            self.origins[row.name] = origin_of_first
+        return self._filled(line, counted, results)
+
+    def _base(self, group: Group, row: Row, origin: BaseModel) -> Line:
+        line = Line(row, [None] * len(self.study.columns))
+        folders: dict[str, Path] = {}
+        results: dict[str, dict[str, Any]] = {}
+        missing: list[PlannedRun] = []
+        for run in self.plan.of(group.name, row.name):
+            suite = run.repetition.suite
+            result = self.runs.result(run.folder, suite) if suite is not None else None
+            if result is None:
+                missing.append(run)
+                continue
+            results[run.repetition.name], folders[run.repetition.name] = result, run.folder
+            is_first = run.repetition is self.plan.repetitions[0]
+            if is_first and isinstance(base := result["target"].get("base"), dict):
+                self.origins[row.name] = {"inputs.base": base.get("hash")}
+        line.commands, line.num_further = (self._commands(missing[0]) if missing else []), len(missing[1:])
+        return self._filled(line, folders, results)
+
+    def _filled(self, line: Line, folders: dict[str, Path], results: dict[str, dict[str, Any]]) -> Line:
+        """A line with its values: of the suite from results, of the other columns from the runs' folders."""
+        for name, result in results.items():
+            self.results.setdefault(name if self.study.repeats else "", []).append(result)
+        for column in self.study.columns:
+            if column.kind == "suite":
+                of_run = {name: self._score(result, column.name) for name, result in results.items()}
+            elif isinstance(line.row.origin, BaseModel):
+                of_run = {}
+            else:
+                of_run = {name: self.measures.value(folder, column) for name, folder in folders.items()}
+            line.values.append({name: value for name, value in of_run.items() if value is not None})
+        line.ours = [summary(list(values.values())) for values in line.values]
+        line.num_runs, line.folders = len(folders), folders
+        return line
+
+    def _score(self, result: dict[str, Any], column: str) -> float | None:
+        if column == AVERAGE:
+            return result["average"]
+        value = result["columns"].get(column, {}).get("value")
+        if value is None:
+            self.problems.append(f"{result['path']}: {column} {_reason(result, column)}.")
+        return value
+
+    def _commands(self, run: PlannedRun) -> list[str]:
+        if not run.jobs:  # trained with a seed that the study does not name
+            protocol = "" if self.runs.protocol == "corrected" else f" --protocol {self.runs.protocol}"
+            return [f"python -m forgetting evaluate {run.folder} --suite {run.repetition.suite}{protocol}"]
+        jobs = [self.plan.jobs[key] for key in run.jobs]
+        return [job.command for job in jobs if not (job.stage in ("fit", "reference") and is_trained(job.folder))]
+
+    def _belong_together(self, row: Row, folders: list[Path]) -> bool:
+        """Whether runs may be averaged; else why not is a problem of the table."""
+        reason = runs_apart(folders, self.changed)
         if reason:
+            runs = "seeds" if self.changed is None else "repeats"
             self.problems.append(
-                f"{row.name} has no mean, for its seeds do not belong together: {reason}. Move the folders that are "
+                f"{row.name} has no mean, for its {runs} do not belong together: {reason}. Move the folders that are "
                 f"not of this row out of {folders[0].parent}, or run them again."
             )
         return reason is None
 
-    def _backbone(self, row: Row, origin: Backbone) -> Line:
-        result = self.runs.result(self.runs.backbone(origin.target), self.spec)
-        if result is None:
-            return Line(row, self._scores([]), commands=[self._evaluate(origin.target)])
-        if isinstance(base := result["target"].get("base"), dict):
-            self.origins[row.name] = {"inputs.base": base.get("hash")}
-        return Line(row, self._scores([result]), 1)
+    # --- times and corpora -------------------------------------------------------------------------------------------
 
-    def _fit(self, experiment: str, folder: Path) -> str:
-        overlay = f" --config configs/{self.runs.variant}.yaml" if self.runs.variant else ""
-        seed = "" if folder.name == "seed-0" else f" --seed_everything {folder.name.removeprefix('seed-')}"
-        return f"python -m forgetting fit --config experiments/{experiment}.yaml{overlay}{seed}"
-
-    def _evaluate(self, target: object) -> str:
-        protocol = "" if self.runs.protocol == "corrected" else f" --protocol {self.runs.protocol}"
-        return f"python -m forgetting evaluate {target} --suite {self.spec.suite_argument}{protocol}"
-
-    def _scores(self, results: list[dict[str, Any]]) -> list[Value | None]:
-        """Mean and sd of each column over results."""
-        values: dict[str, list[float]] = {column: [] for column in self.spec.columns}
-        self.results += results
-        for result in results:
-            for column in self.spec.columns:
-                value = result["average"] if column == AVERAGE else result["columns"].get(column, {}).get("value")
-                if value is not None:
-                    values[column].append(value)
-                elif column != AVERAGE:
-                    self.problems.append(f"{result['path']}: {column} {_reason(result, column)}.")
-            for column, entry in result["columns"].items():
-                self.documents.setdefault(column, set()).add(entry["documents"])
-        return [summary(values[column]) for column in self.spec.columns]
-
-    def _stage(self, row: Row, origin: Stage) -> Line:
-        ours, commands, seeds = [], [], 0
+    def _stage(self, group: Group, row: Row, origin: Stage) -> Line:
+        ours, commands, num_runs = [], [], 0
         for experiment in origin.experiments:
-            finished = [folder for folder in self.runs.seeds(experiment) if is_finished(folder, origin.stage)]
+            job, folders = self.plan.timed(origin.stage, experiment)
+            finished = [folder for folder in folders if is_finished(folder, origin.stage)]
             timed = {folder: entries for folder in finished if (entries := self.runs.costs(folder, origin.stage))}
-            if self._together(row, list(timed)):
+            minutes = []
+            if self._belong_together(row, list(timed)):
                 minutes = [math.fsum(entry["seconds"] for entry in entries) / 60 for entries in timed.values()]
                 self.devices |= {entry["device"] for entries in timed.values() for entry in entries}
-            else:
-                minutes = []
             ours.append(summary(minutes))
-            seeds = max(seeds, len(minutes))
+            num_runs = max(num_runs, len(minutes))
             if not timed:
-                commands.append(f"python -m forgetting {origin.stage} --config experiments/{experiment}.yaml")
-        return Line(row, ours, seeds, commands)
+                commands.append(job.command)
+        return Line(row, ours, num_runs=num_runs, commands=commands)
 
-    def _total(self, row: Row, origin: Total) -> Line:
-        parts = zip(*(self.found[name].ours for name in origin.rows), strict=True)
+    def _total(self, group: Group, row: Row, origin: Total) -> Line:
+        parts = zip(*(self.lines[name].ours for name in origin.rows), strict=True)
         return Line(row, [_sum(part) for part in parts])
 
-    def _overhead(self, row: Row, origin: Overhead) -> Line:
-        pairs = zip(self.found[origin.row].ours, self.found[origin.over].ours, strict=True)
+    def _overhead(self, group: Group, row: Row, origin: Overhead) -> Line:
+        pairs = zip(self.lines[origin.row].ours, self.lines[origin.over].ours, strict=True)
         return Line(row, [Value(100 * (a.mean / b.mean - 1)) if a and b else None for a, b in pairs])
 
-    def _source(self, row: Row, origin: CorpusSource) -> Line:
+    def _source(self, group: Group, row: Row, origin: CorpusSource) -> Line:
         counts = self.runs.corpus_counts()
         if not counts:
-            prepare = f"python -m forgetting prepare --config experiments/{self.spec.corpus}.yaml"
-            table = f"python -m forgetting table experiments/tables/{self.spec.name}.yaml --corpus FOLDER"
-            return Line(row, [None] * len(self.spec.columns), commands=[prepare, table])
+            assert self.plan.corpus is not None, "a study that counts a corpus names it"
+            prepare = self.plan.jobs[self.plan.corpus].command
+            table = f"python -m forgetting table {self.study.path} --corpus FOLDER"
+            return Line(row, [None] * len(self.study.columns), commands=[prepare, table])
         ours: list[Value | None] = []
         for split in ("train", "reference"):
             count = counts[split].get(origin.name, 0)
             ours += [Value(float(count)), Value(100 * count / sum(counts[split].values()))]
         return Line(row, ours)
 
+    # --- differences and notes ---------------------------------------------------------------------------------------
+
     def pair(self, first: Line, second: Line) -> Pair | None:
-        """The paired bootstrap of two rows, once both have results that count."""
-        if not (first.seeds and second.seeds):
+        """Paired differences of two rows, once both have results that count."""
+        if not (first.num_runs and second.num_runs):
             return None
+        names = f"{first.row.name} − {second.row.name}"
         if first.stale or second.stale:
-            self.problems.append(
-                f"No interval for {first.row.name} − {second.row.name} before all are evaluated again."
-            )
+            self.problems.append(f"No interval for {names} before all are evaluated again.")
             return None
+        differences = [paired_difference(a, b) for a, b in zip(first.values, second.values, strict=True)]
+        if self.study.is_evaluated and not self.study.repeats:
+            try:
+                by_column = self._over_documents(first, second)
+            except UserError as error:
+                self.problems.append(f"No interval for {names}: {error}")
+                return None
+            columns = zip(self.study.columns, differences, strict=True)
+            differences = [by_column.get(c.name) if c.kind == "suite" else other for c, other in columns]
+        return Pair(first.row.name, second.row.name, differences)
+
+    def _over_documents(self, first: Line, second: Line) -> dict[str, Difference]:
+        """The interval over evaluation examples and seeds, which runs with the same evaluation examples have."""
         from forgetting.evaluation.compare import compare
 
-        folders = []
-        for line in (first, second):
-            assert isinstance(line.row.origin, Runs), "specifications compare runs"
-            folders.append(self.runs.experiment(line.row.origin.experiment))
-        try:
-            _, differences = compare(folders[0], folders[1], self.runs.protocol, suite=self.spec.suite)
-        except UserError as error:
-            self.problems.append(f"No interval for {first.row.name} − {second.row.name}: {error}")
-            return None
-        names: dict[str, Difference | None] = {one.name.removeprefix("column "): one for one in differences}
-        names[AVERAGE] = names.get("average")
-        return Pair(first.row.name, second.row.name, [names.get(column) for column in self.spec.columns])
+        folders = [next(iter(line.folders.values())) for line in (first, second)]
+        folders = [folder.parent if folder.name.startswith("seed-") else folder for folder in folders]
+        seeds = list(dict.fromkeys([*first.folders, *second.folders]))
+        suite = next(iter(self.results[""]))["suite"]
+        _, columns = compare(folders[0], folders[1], self.runs.protocol, suite=suite, seeds=seeds)
+        by_name = {
+            column.name.removeprefix("column "): Difference(
+                column.difference, column.low, column.high, None, column.seeds
+            )
+            for column in columns
+        }
+        return by_name | ({AVERAGE: by_name["average"]} if "average" in by_name else {})
 
     def facts(self) -> list[str]:
         facts = []
-        if self.documents:
-            counts = [f"{column} {'/'.join(map(str, sorted(numbers)))}" for column, numbers in self.documents.items()]
-            facts.append(f"Protocol {self.runs.protocol}; documents: {', '.join(counts)}.")
-            harness = {result["versions"]["lm_eval"] for result in self.results}
+        results = [result for of_repetition in self.results.values() for result in of_repetition]
+        if results:
+            counts = _documents(results)
+            listed = [f"{column} {'/'.join(map(str, sorted(numbers)))}" for column, numbers in counts.items()]
+            facts.append(f"Protocol {self.runs.protocol}; documents: {', '.join(listed)}.")
+            harness = {result["versions"]["lm_eval"] for result in results}
             facts.append(f"lm-evaluation-harness {', '.join(sorted(harness))}.")
-            differing = [column for column in self.documents if len(self.documents[column]) > 1]
+        for of_repetition in self.results.values():
+            differing = [column for column, numbers in _documents(of_repetition).items() if len(numbers) > 1]
             if differing:
                 self.problems.append(f"Rows were evaluated on different numbers of documents: {', '.join(differing)}.")
-        self.problems += evaluated_apart(self.results)
+            self.problems += [note for note in evaluated_apart(of_repetition) if note not in self.problems]
         if self.unchecked:
             self.problems.append(
                 f"Adapters are gone, so nothing says whether the results are of the runs as they are: "
                 f"{', '.join(map(str, self.unchecked))}."
             )
-        if self.runs.variant:
-            facts.append(f"Runs of the variant {self.runs.variant}.")
+        if self.study.repeats:
+            facts.append(f"Repeated over {', '.join(repetition.name for repetition in self.plan.repetitions)}.")
+        if self.plan.overlays:
+            facts.append(f"Runs with {', '.join(map(str, self.plan.overlays))} laid over them.")
         if self.devices:
             facts.append(f"Ours on {', '.join(sorted(self.devices))}.")
-        return facts
+        return [*facts, *self.measures.facts]
+
+
+def _documents(results: list[dict[str, Any]]) -> dict[str, set[int]]:
+    """Numbers of evaluation examples by column."""
+    counts: dict[str, set[int]] = {}
+    for result in results:
+        for column, entry in result["columns"].items():
+            counts.setdefault(column, set()).add(entry["documents"])
+    return counts
 
 
 def _sum(values: tuple[Value | None, ...]) -> Value | None:

@@ -1,23 +1,112 @@
 """The command `table`."""
 
+import re
+import shlex
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from forgetting.arguments import parse
 from forgetting.errors import UserError
+
+if TYPE_CHECKING:
+    from forgetting.studies.plan import Plan
+    from forgetting.studies.running import Failure
 
 DRAWN = ("svg", "png")
 
 
 def table_command(arguments: list[str]) -> None:
-    """A table or figure of the paper: ours beside the paper's, from the run folders that are there."""
+    """Print a study's table from the runs that are there; `--run` runs what is missing first."""
     options = parse(_parser(), arguments)
+    forms = _forms(options)
+    from forgetting.evaluation.suite import PROTOCOLS
+    from forgetting.studies.plan import Plan
+    from forgetting.studies.results import RunFolders
+    from forgetting.studies.spec_file import load_study
+    from forgetting.studies.spec_values import seeds
+
+    if options.protocol not in PROTOCOLS:
+        raise UserError(f"There is no protocol {options.protocol}. Known: {', '.join(PROTOCOLS)}.")
+    study = load_study(Path(options.study))
+    corpora = Path(options.corpora) if options.corpora else None
+    corpus = Path(options.corpus) if options.corpus else None
+    runs = RunFolders(Path(options.runs), options.protocol, corpora, corpus)
+    overlays = [Path(file) for file in options.config or []]
+    plan = Plan(study, runs, overlays, seeds(options.seeds, "--seeds") if options.seeds else None)
+    failures = run_missing(plan) if options.run else []
+    write(plan, forms, [Path(output) for output in options.output or []], _everything(arguments))
+    report(failures)
+
+
+def run_missing(plan: "Plan") -> "list[Failure]":
+    """Run the jobs of a plan that are not done."""
+    plan.refuse_missing_suites()
+    jobs = plan.pending()
+    if not jobs:
+        print("nothing is missing", file=sys.stderr)
+        return []
+    from forgetting.studies.running import log_of, run_jobs
+
+    logs = plan.runs.root / "logs"
+    failures = run_jobs(jobs, logs)
+    prepared = [job for job in jobs if job.key == plan.corpus]
+    if prepared and plan.runs.corpus is None:
+        printed = log_of(prepared[0], logs).read_text(encoding="utf-8")
+        folders = re.findall(r"^corpus (.*) \([0-9a-f]+\)$", printed, re.MULTILINE)
+        plan.runs = plan.runs.with_corpus(Path(folders[-1])) if folders else plan.runs
+    return failures
+
+
+def write(plan: "Plan", forms: list[str], outputs: list[Path], everything: str) -> None:
+    """Print the table of a plan, or write it to files.
+
+    Args:
+        plan: The runs.
+        forms: One per output, or the one that is printed.
+        outputs: Files; none prints.
+        everything: The command that makes all that is missing.
+    """
     from forgetting.artifacts import complete_or_absent
     from forgetting.studies.collect import collect
-    from forgetting.studies.render import FORMATS, SUFFIXES, render
-    from forgetting.studies.runs import RunFolders
-    from forgetting.studies.spec_file import load_spec
+    from forgetting.studies.render import render
+
+    table = collect(plan, everything, intervals=any(form not in DRAWN for form in forms))
+    if not outputs:
+        print(render(table, forms[0]), end="")
+    for output, form in zip(outputs, forms, strict=False):
+        if form in DRAWN:
+            from forgetting.studies.figures import draw
+
+            draw(table, output, form)
+        else:
+            with complete_or_absent(output) as temporary:
+                temporary.write_text(render(table, form), encoding="utf-8")
+        print(output)
+
+
+def report(failures: "list[Failure]") -> None:
+    """Name the jobs that failed and those that were skipped.
+
+    Raises:
+        UserError: There is one.
+    """
+    if failures:
+        failed = sum(failure.log is not None for failure in failures)
+        lines = "\n  ".join(map(str, failures))
+        raise UserError(f"{failed} jobs failed and {len(failures) - failed} were skipped; the same command tries them "
+                        f"again.\n  {lines}")  # fmt: skip
+
+
+def _forms(options: Namespace) -> list[str]:
+    """The format of each output; of what is printed where there is none.
+
+    Raises:
+        UserError: There is no such format, or a picture would be printed.
+    """
+    from forgetting.studies.render import FORMATS, SUFFIXES
 
     outputs = [Path(output) for output in options.output or []]
     if options.format and len(outputs) > 1:
@@ -32,35 +121,35 @@ def table_command(arguments: list[str]) -> None:
             )
         if form in DRAWN and not outputs:
             raise UserError(f"--format {form} needs --output FILE.")
-    spec = load_spec(Path(options.spec))
-    corpus = Path(options.corpus) if options.corpus else None
-    runs = RunFolders(Path(options.runs), options.variant, options.protocol, corpus)
-    table = collect(spec, runs, intervals=any(form not in DRAWN for form in forms))
-    if not outputs:
-        print(render(table, forms[0]), end="")
-    for output, form in zip(outputs, forms, strict=False):
-        if form in DRAWN:
-            from forgetting.studies.figures import draw
+    return forms
 
-            draw(table, output, form)
-        else:
-            with complete_or_absent(output) as temporary:
-                temporary.write_text(render(table, form), encoding="utf-8")
-        print(output)
+
+def _everything(arguments: list[str]) -> str:
+    """The command line that was given, with `--run`."""
+    given = arguments if "--run" in arguments else [*arguments, "--run"]
+    return shlex.join(["python", "-m", "forgetting", "table", *given])
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         exit_on_error=False,
         prog="python -m forgetting table",
-        description="A table or figure of the paper: ours beside the paper's, from the run folders that are there.",
+        description="The table of a study, from the runs that are there; --run runs what is missing first.",
     )
     add = parser.add_argument
-    add("spec", type=str, help="the table's specification, such as experiments/tables/table3.yaml")
+    add("study", type=str, help="its YAML file, such as experiments/tables/table3.yaml")
+    add("--run", action="store_true", help="run what is missing, one job after the other, in this process")
+    add(
+        "--seeds",
+        type=str | None,
+        default=None,
+        help="of the runs: a number, or a list such as 0,5,7 (default: its own)",
+    )
+    add("--config", type=str, action="append", help="a file laid over every run, such as configs/file-order.yaml")
     add("--format", type=str | None, default=None, help="markdown, latex, csv or html; figures: svg or png too")
     add("--output", type=str, nargs="+", help="files to write, the suffix giving the format (default: print)")
     add("--runs", type=str, default="runs", help="folder of the runs")
+    add("--corpora", type=str | None, default=None, help="folder of prepared corpora (default: the configuration's)")
     add("--corpus", type=str | None, default=None, help="folder of a prepared corpus (Table 1), as prepare prints it")
-    add("--variant", type=str | None, default=None, help="read <experiment>@<variant>, such as file-order")
     add("--protocol", type=str, default="corrected", help="of the evaluation: corrected, published or token_stop")
     return parser

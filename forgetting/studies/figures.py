@@ -5,10 +5,10 @@ from typing import Any
 
 from forgetting.artifacts import complete_or_absent
 from forgetting.errors import UserError
-from forgetting.studies.collect import Line, Table
-from forgetting.studies.spec import Figure, Value
+from forgetting.studies.spec import AVERAGE, Figure, Value
+from forgetting.studies.table import Line, Table
 
-COLOURS = ("#2f6f9f", "#c8553d", "#5b8c5a", "#7d5ba6")
+COLORS = ("#2f6f9f", "#c8553d", "#5b8c5a", "#7d5ba6")
 
 
 def draw(table: Table, path: Path, form: str) -> None:
@@ -22,10 +22,10 @@ def draw(table: Table, path: Path, form: str) -> None:
     Raises:
         UserError: The table has no figure, or matplotlib is not installed.
     """
-    figure = table.spec.figure
+    figure = table.study.figure
     if figure is None:
         raise UserError(
-            f"{table.spec.title} is no figure: its specification has no `figure`. "
+            f"{table.study.title} is no figure: its specification has no `figure`. "
             "Use --format markdown, latex, csv or html."
         )
     try:
@@ -49,29 +49,29 @@ def draw(table: Table, path: Path, form: str) -> None:
 
 def _lines(table: Table, figure: Figure, pyplot: Any) -> Any:
     canvas, axes = pyplot.subplots(figsize=(5, 3.4))
-    column = table.spec.columns.index(figure.column)
-    for section, colour in zip(table.sections, COLOURS, strict=False):
+    column = table.study.column_names.index(figure.column)
+    for section, color in zip(table.sections, COLORS, strict=False):
         ours = [(line.row.at[figure.x], value) for line in section.lines if (value := line.ours[column])]
         paper = [(line.row.at[figure.x], value) for line in section.lines if (value := line.row.paper[column])]
         if ours:
             x, values = zip(*sorted(ours, key=lambda point: point[0]), strict=True)
             errors = [value.sd or 0 for value in values]
-            axes.errorbar(x, [v.mean for v in values], errors, color=colour, marker="o", ms=4, capsize=2.5, lw=1.5,
+            axes.errorbar(x, [v.mean for v in values], errors, color=color, marker="o", ms=4, capsize=2.5, lw=1.5,
                           label=section.name)  # fmt: skip
         if paper:
             x, values = zip(*paper, strict=True)
             errors = [value.sd or 0 for value in values]
-            axes.errorbar(x, [v.mean for v in values], errors, color=colour, marker="D", mfc="white", ms=6, capsize=2.5,
+            axes.errorbar(x, [v.mean for v in values], errors, color=color, marker="D", mfc="white", ms=6, capsize=2.5,
                           ls="none", label=f"{section.name}, the paper's")  # fmt: skip
     axes.set_xlabel(figure.x)
-    axes.set_ylabel(_axis_name(figure.column))
+    axes.set_ylabel(_axis_name(table, figure))
     ticks = sorted({line.row.at[figure.x] for section in table.sections for line in section.lines})
     axes.set_xticks(ticks)
     margin = 0.04 * (ticks[-1] - ticks[0]) or 1.0
     axes.set_xlim(ticks[0] - margin, ticks[-1] + margin)
     axes.grid(axis="y", color="#e4e4e4", lw=0.8)
     axes.set_axisbelow(True)
-    axes.set_title(table.spec.title, loc="left", fontsize=10)
+    axes.set_title(table.study.title, loc="left", fontsize=10)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=8)
     return canvas
@@ -79,7 +79,7 @@ def _lines(table: Table, figure: Figure, pyplot: Any) -> Any:
 
 def _heatmap(table: Table, figure: Figure, pyplot: Any) -> Any:
     lines = [line for section in table.sections for line in section.lines]
-    column = table.spec.columns.index(figure.column)
+    column = table.study.column_names.index(figure.column)
     panels = [("ours", {_place(line, figure): line.ours[column] for line in lines})]
     paper = {_place(line, figure): line.row.paper[column] for line in lines}
     if any(paper.values()):
@@ -93,12 +93,12 @@ def _heatmap(table: Table, figure: Figure, pyplot: Any) -> Any:
         axes.set_yticks(range(len(vertical)), [f"{y:g}" for y in vertical])
         axes.set_xlabel(figure.x)
         axes.set_ylabel(figure.y)
-    canvas.suptitle(f"{table.spec.title}: {_axis_name(figure.column)}", x=0.02, ha="left", fontsize=10)
+    canvas.suptitle(f"{table.study.title}: {_axis_name(table, figure)}", x=0.02, ha="left", fontsize=10)
     return canvas
 
 
 def _panel(axes: Any, name: str, grid: list[list[Value | None]]) -> None:
-    """One heat map on its own colour scale, since levels of two machines differ more than cells do."""
+    """One heat map on its own color scale, since levels of two machines differ more than cells do."""
     means = [[float("nan") if value is None else value.mean for value in row] for row in grid]
     present = [value for row in means for value in row if value == value]
     low, high = (min(present), max(present)) if present else (0.0, 1.0)
@@ -119,5 +119,7 @@ def _place(line: Line, figure: Figure) -> tuple[float, float]:
     return line.row.at[figure.x], line.row.at[figure.y]
 
 
-def _axis_name(column: str) -> str:
-    return "average over the benchmarks, %" if column == "AVG" else f"{column}, %"
+def _axis_name(table: Table, figure: Figure) -> str:
+    if table.study.columns[table.study.column_names.index(figure.column)].kind != "suite":
+        return figure.column
+    return "average over the benchmarks, %" if figure.column == AVERAGE else f"{figure.column}, %"

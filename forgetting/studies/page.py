@@ -2,8 +2,8 @@
 
 import html
 
-from forgetting.studies.collect import Table
-from forgetting.studies.rows import everything, pair_rows, text_rows
+from forgetting.studies.rows import further_text, pair_rows, text_rows
+from forgetting.studies.table import Table
 
 STYLE = """
 body { font: 14px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; }
@@ -22,14 +22,14 @@ code { background: #f2f2f2; padding: .1rem .3rem; overflow-wrap: anywhere }
 
 def page(table: Table) -> str:
     """A page of its own, nothing loaded from elsewhere."""
-    escape, width = html.escape, len(table.spec.columns) + 2
-    head = "".join(f"<th scope=col>{escape(column)}</th>" for column in table.spec.columns)
+    escape, width = html.escape, len(table.study.column_names) + 2
+    head = "".join(f"<th scope=col>{escape(column)}</th>" for column in table.study.column_names)
     body = []
     for section in table.sections:
         body.append(f"<tr><th class=group colspan={width}>{escape(section.name)}</th></tr>")
         for row in text_rows(table, section):
             cells = "".join(f"<td>{'<b>' * c.best}{escape(c.text)}{'</b>' * c.best}</td>" for c in row.cells)
-            kind = row.reading.split()[0]
+            kind = row.reading if row.reading in ("paper", "difference") else "ours"
             body.append(
                 f"<tr class={kind}><th scope=row>{escape(row.name)}</th>"
                 f"<td class=reading>{escape(row.reading)}</td>{cells}</tr>"
@@ -42,16 +42,18 @@ def page(table: Table) -> str:
             body.append(f"<tr class=pair>{label}{texts}</tr>")
     notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes())
     missing = "".join(
-        f"<li>{escape(rows)}: " + ", then ".join(f"<code>{escape(c)}</code>" for c in commands) + "</li>"
-        for rows, commands in table.missing()
+        f"<li>{escape(part.rows)}: "
+        + ", then ".join(f"<code>{escape(command)}</code>" for command in part.commands)
+        + f"{further_text(table, part)}</li>"
+        for part in table.missing()
     )
     if missing:
-        missing = f"<h2>Missing</h2><p>All of it: <code>{escape(everything(table))}</code></p><ul>{missing}</ul>"
-    title = escape(table.spec.title)
+        missing = f"<h2>Missing</h2><p>All of it: <code>{escape(table.everything)}</code></p><ul>{missing}</ul>"
+    title = escape(table.study.title)
     return (
         "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
         f"<title>{title}</title><style>{STYLE}</style></head>\n"
-        f"<body><h1>{title}</h1><p>{escape(table.spec.caption)}</p>\n<div class=scroll><table>\n"
+        f"<body><h1>{title}</h1><p>{escape(table.study.caption)}</p>\n<div class=scroll><table>\n"
         f"<thead><tr><th></th><th></th>{head}</tr></thead>\n<tbody>\n" + "\n".join(body) + "\n</tbody></table></div>\n"
         f"<ul>{notes}</ul>\n{missing}</body></html>\n"
     )

@@ -1,246 +1,354 @@
-"""What tables need: which experiments, which references and stores they share, what is left, how long it takes.
+"""From a study to its jobs: which runs its rows are, in which repetitions, and what has to be run for them.
 
-The workflow in `experiments/Snakefile` asks here; nothing here runs anything.
+Nothing here runs anything. The command `table` runs the jobs one after the other, `experiments/Snakefile` on a cluster.
 """
 
-import math
-import statistics
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from forgetting.arguments import read_yaml
+import yaml
+
+from forgetting.arguments import base_files
+from forgetting.artifacts import complete_or_absent, hash_content
 from forgetting.errors import UserError
-from forgetting.paths import CONFIGS
-from forgetting.studies.runs import RunFolders
-from forgetting.studies.spec_file import load_spec
+from forgetting.paths import EXPERIMENTS
+from forgetting.run_folder import seed_folders
+from forgetting.runs.naming import Naming
+from forgetting.studies.agreement import is_trained
+from forgetting.studies.jobs import Job, Key, needs_store
+from forgetting.studies.results import RunFolders, suite_path
+from forgetting.studies.spec import INLINE, BaseModel, Row, Runs, Stage, Study
 
-STAGES = ("prepare", "reference", "score", "fit", "evaluate", "evaluate_base")
-
-MINUTES = {
-    "reference": (36, 52),
-    "score": (47, 73),
-    "full": (205, 347),
-    "ignoring": (166, 282),
-    "forgetting": (187, 311),
-}
-"""Table 11: minutes of each stage for the 3B and the 8B model on four L40S."""
-
-FULL_MINUTES = {
-    "meta-llama/Llama-3.2-1B": 120,  # §5.1.3: about 2 hours
-    "meta-llama/Llama-3.2-3B": 205,
-    "meta-llama/Llama-3.1-8B": 347,
-    "meta-llama/Llama-2-13b-hf": 490,  # on the line through 3B and 8B
-    "Qwen/Qwen2.5-3B": 205,
-    "EleutherAI/gpt-neo-2.7B": 205,
-}
-"""A Full Tokens run of 50,000 samples; other stages take Table 11's share of it."""
+CORPUS = ("corpus", "template", "max_length")
+"""Settings of `data` that a prepared corpus and its tokens depend on, the model's tokenizer apart."""
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """One run's file, and what it needs.
+class Repetition:
+    """One repetition of a study's rows: a seed, or an overlay.
 
     Attributes:
-        name: Path below `experiments/`, without suffix.
-        file: The YAML.
-        backbone: Its model.
-        method: `reference`, `full`, `ignoring` or `forgetting`.
-        reference: The experiment whose store gives its masks; its own name for a reference.
-        reference_seed: That experiment's seed.
-        needs_store: Whether it reads the store (Full Tokens does not).
-        num_samples: Samples it trains on.
+        name: `seed-0`, or the overlay's name.
+        seed: Of the runs; None leaves it to the configuration.
+        overlay: File laid over the rows.
+        suite: Evaluates the runs.
     """
 
     name: str
-    file: Path
-    backbone: str
-    method: str
-    reference: str
-    reference_seed: int
-    needs_store: bool
-    num_samples: int
+    seed: int | None = None
+    overlay: Path | None = None
+    suite: str | None = None
 
 
-def load_experiment(name: str, folder: Path, overlays: Iterable[Path] = ()) -> Experiment:
-    """Read an experiment as `fit` would: base configurations, its file, overlays.
+@dataclass(frozen=True)
+class PlannedRun:
+    """A row in one repetition: a run, or a base model.
 
-    Args:
-        name: Path below `folder`, without suffix.
-        folder: `experiments/`.
-        overlays: Files laid over it.
-
-    Raises:
-        UserError: There is no such experiment.
+    Attributes:
+        repetition: The repetition.
+        folder: Where its results lie.
+        jobs: Keys of its own jobs, in their order: what it shares with other runs is not among them.
     """
-    file = folder / f"{name}.yaml"
-    delta = read_yaml(file)
-    config = _base(delta.get("base"))
-    for layer in (delta, *map(read_yaml, overlays)):
-        config = _merged(config, layer)
-    data = config["data"]
-    is_reference = data["split"] == "reference"
-    objective = config["model"]["objective"]["class_path"].rsplit(".", 1)[-1]
-    trains_on_all = data["positive_fraction"] == "all"
-    method = "full" if trains_on_all else "ignoring" if objective == "MeanNLL" else "forgetting"
-    method = "reference" if is_reference else method
-    return Experiment(
-        name=name,
-        file=file,
-        backbone=config["model"]["backbone"],
-        method=method,
-        reference=name if is_reference else data["reference"] or f"{name.rpartition('/')[0]}/reference",
-        reference_seed=data["reference_seed"],
-        needs_store=not is_reference and data["positive_fraction"] != "all",
-        num_samples=data["corpus"]["num_reference" if is_reference else "num_train"],
-    )
 
-
-@cache
-def _base(name: str | None) -> dict[str, Any]:
-    """The configurations under an experiment: `configs/paper.yaml`, and the one it names as its base."""
-    config = read_yaml(CONFIGS / "paper.yaml")
-    return _merged(config, read_yaml(CONFIGS / f"{name}.yaml")) if name else config
-
-
-def _merged(below: Any, above: Any) -> Any:
-    """`above` laid over `below`; a changed class drops the arguments of the one below."""
-    if not isinstance(below, dict) or not isinstance(above, dict):
-        return above
-    if "class_path" in above and above["class_path"] != below.get("class_path"):
-        return above
-    return below | {key: _merged(below.get(key), value) for key, value in above.items()}
+    repetition: Repetition
+    folder: Path
+    jobs: tuple[Key, ...]
 
 
 class Plan:
-    """All tables and the experiments they need.
+    """The jobs of a study.
 
     Args:
-        folder: `experiments/`.
-        overlays: Files laid over every experiment.
+        study: Rows and repetitions.
+        runs: Where runs lie, and the protocol of their evaluation.
+        overlays: Files laid over every row, after the study's own.
+        seeds: Seeds of the runs, in place of the study's.
+        machine: Files that say where and how runs are computed: an edit of one runs nothing again.
+
+    Raises:
+        UserError: A row names an experiment or an overlay that is not there.
     """
 
-    def __init__(self, folder: Path, overlays: Iterable[Path] = ()) -> None:
-        self.folder = folder
-        self.tables = {path.stem: load_spec(path) for path in sorted((folder / "tables").glob("*.yaml"))}
-        used = [name for spec in self.tables.values() for name in (*spec.experiments(), spec.corpus) if name]
-        self.experiments: dict[str, Experiment] = {}
-        for name in dict.fromkeys(used):
-            experiment = self.experiments[name] = load_experiment(name, folder, overlays)
-            if experiment.reference not in self.experiments:
-                self.experiments[experiment.reference] = load_experiment(experiment.reference, folder, overlays)
-        self.suites = self._suites()
+    def __init__(
+        self, study: Study, runs: RunFolders, overlays: Sequence[Path] = (), seeds: Sequence[int] | None = None,
+        machine: Sequence[Path] = (),
+    ) -> None:  # fmt: skip
+        if study.repeats and seeds:
+            raise UserError(f"{study.path} is repeated over {len(study.repeats)} overlays: leave the seeds out.")
+        self.study, self.runs = study, runs
+        self.overlays = (*study.overlays, *overlays)
+        self.machine = tuple(machine)
+        self.seeds_are_given = seeds is not None
+        self.experiments = study.experiments if study.config is None else write_inline(study, runs.root)
+        repetitions = [Repetition(r.overlay.stem, None, r.overlay, r.suite or study.suite) for r in study.repeats]
+        repetitions = repetitions or [
+            Repetition(f"seed-{seed}", seed, None, study.suite) for seed in seeds or study.seeds
+        ]
+        self.repetitions = repetitions
+        self.jobs: dict[Key, Job] = {}
+        self.targets: dict[Key, None] = {}
+        self._suite_files: dict[str, tuple[Path, ...]] = {}
+        self._names: dict[tuple[str, ...], Naming] = {}
+        self._timed: dict[tuple[str, str], Key] = {}
+        self._planned: dict[tuple[str, str], list[PlannedRun]] = {}
+        for repetition in repetitions:
+            for group, row in study.rows():
+                earlier = self._planned.setdefault((group.name, row.name), [])
+                earlier += self._plan(row, repetition, earlier)
+        self.corpus: Key | None = None
+        if study.corpus is not None:
+            self.corpus = self._prepare(self._options(study.corpus, (), repetitions[0]))
+            self.targets[self.corpus] = None
 
-    def _suites(self) -> dict[str, str]:
-        """Which suite an experiment or backbone is evaluated on."""
-        suites: dict[str, str] = {}
-        for spec in self.tables.values():
-            suite = spec.suite_argument
-            if suite is None:
-                continue
-            for name in (*spec.experiments(), *spec.backbones()):
-                if suites.setdefault(name, suite) != suite:
-                    raise UserError(f"{name} is evaluated on two suites, {suites[name]} and {suite}; its results "
-                                    "would overwrite each other.")  # fmt: skip
-        return suites
+    def of(self, group: str, row: str) -> list[PlannedRun]:
+        """The runs of a row, one per repetition."""
+        return self._planned[group, row]
 
-    def reads(self, table: str) -> tuple[list[str], list[str]]:
-        """The experiments whose evaluation a table reads, and those whose times alone it reads."""
-        spec = self.tables[table]
-        return (spec.experiments(), []) if spec.suite else ([], spec.experiments())
+    def further_seeds(self, group: str, row: str) -> list[PlannedRun]:
+        """Runs of a row whose seeds the study does not name, but which are there; none where seeds were given."""
+        planned = self.of(group, row)
+        if self.seeds_are_given or not planned or planned[0].repetition.seed is None or not planned[0].jobs:
+            return []
+        folders = seed_folders(planned[0].folder.parent)
+        known = {run.folder for run in planned}
+        return [
+            PlannedRun(Repetition(f.name, int(f.name.removeprefix("seed-")), None, self.study.suite), f, ())
+            for f in folders
+            if f not in known
+        ]
 
-    def stages(self, table: str, seeds: list[int]) -> list[tuple[str, str, int]]:
-        """Every (stage, experiment or backbone, seed) behind a table, each once, in the order of `STAGES`.
+    def timed(self, stage: str, experiment: str) -> tuple[Job, list[Path]]:
+        """The job whose time a row shows, and the folders of its experiment's seeds."""
+        job = self.jobs[self._timed[stage, experiment]]
+        if job.stage == "fit" and self.seeds_are_given:
+            return job, [job.folder.with_name(repetition.name) for repetition in self.repetitions]
+        return job, seed_folders(job.folder.parent)
 
-        A corpus and its tokens go by the reference that shares them.
+    def refuse_missing_suites(self) -> None:
+        """Refuse to run what could not be evaluated.
+
+        Raises:
+            UserError: The file of a suite is not there.
         """
-        spec = self.tables[table]
-        evaluated, timed = self.reads(table)
-        found: dict[tuple[str, str, int], None] = {}
-        for name in (*evaluated, *timed, *([spec.corpus] if spec.corpus else [])):
-            experiment = self.experiments[name]
-            reference = (experiment.reference, experiment.reference_seed)
-            found[("prepare", experiment.reference, 0)] = None
-            if name == spec.corpus:
-                continue
-            if experiment.needs_store or experiment.method == "reference":
-                found[("reference", *reference)] = None
-                found[("score", *reference)] = None
-            if experiment.method != "reference":
-                for seed in seeds if name in evaluated else seeds[:1]:
-                    found[("fit", name, seed)] = None
-                    if name in evaluated:
-                        found[("evaluate", name, seed)] = None
-        found.update({("evaluate_base", target, 0): None for target in spec.backbones()})
-        return sorted(found, key=lambda one: STAGES.index(one[0]))
+        for suite in dict.fromkeys(r.suite for r in self.repetitions if self.study.is_evaluated and r.suite):
+            if not suite_path(suite).is_file():
+                raise UserError(f"{self.study.path}: there is no suite {suite_path(suite)}.")
 
-    def minutes(self, stage: str, name: str) -> float | None:
-        """Minutes of a stage on the paper's machine, by Table 11's shares; None where it says nothing."""
-        experiment = self.experiments.get(name)
-        if stage not in ("reference", "score", "fit") or experiment is None or experiment.backbone not in FULL_MINUTES:
-            return None
-        key = experiment.method if stage == "fit" else stage
-        small, full = MINUTES[key][0] / MINUTES["full"][0], FULL_MINUTES[experiment.backbone]
-        large = MINUTES[key][1] / MINUTES["full"][1]
-        share = large if full >= FULL_MINUTES["meta-llama/Llama-3.1-8B"] else small
-        samples = (
-            self.experiments[experiment.reference].num_samples / 10_000 if key == "reference" else self._scale(name)
+    def pending(self, targets: Iterable[Key] | None = None) -> list[Job]:
+        """Jobs that are not done, each after those that it needs.
+
+        What only finished jobs need is not looked at: a reference may be gone once all its runs are trained.
+
+        Args:
+            targets: Keys of the last jobs; None takes the study's.
+        """
+        ordered: dict[Key, Job] = {}
+        seen: set[Key] = set()
+
+        def visit(key: Key) -> None:
+            if key in seen:
+                return
+            seen.add(key)
+            job = self.jobs[key]
+            if not job.is_done():
+                for need in job.needs:
+                    visit(need)
+                ordered[key] = job
+
+        for key in self.targets if targets is None else targets:
+            visit(key)
+        return list(ordered.values())
+
+    # --- rows --------------------------------------------------------------------------------------------------------
+
+    def _plan(self, row: Row, repetition: Repetition, earlier: list[PlannedRun]) -> list[PlannedRun]:
+        match row.origin:
+            case Runs(experiment, overrides):
+                return [self._run(self._options(experiment, overrides, repetition), repetition)]
+            case BaseModel(target):
+                model = target or str(self._shared_config(repetition)["model"]["backbone"])
+                folder = self.runs.base(model)
+                if folder in {run.folder for run in earlier}:  # the same model again: one result, not several
+                    return []
+                return [PlannedRun(repetition, folder, (self._evaluate_base(model, folder, repetition),))]
+            case Stage(stage, experiments) if repetition is self.repetitions[0]:
+                for experiment in experiments:
+                    options = self._options(experiment, (), repetition)
+                    key = self._score(options) if stage == "score" else self._fit(options, repetition)
+                    self.targets[key] = None
+                    self._timed[stage, experiment] = key
+        return []
+
+    def _shared_config(self, repetition: Repetition) -> dict[str, Any]:
+        """Configuration of the study's first run; empty where it has none."""
+        for _, row in self.study.rows():
+            if isinstance(row.origin, Runs):
+                return self._naming(self._options(row.origin.experiment, row.origin.overrides, repetition)).config
+        return {}
+
+    def _run(self, options: tuple[str, ...], repetition: Repetition) -> PlannedRun:
+        fit = self.jobs[self._fit(options, repetition)]
+        if not self.study.is_evaluated:
+            self.targets[fit.key] = None
+            return PlannedRun(repetition, fit.folder, (fit.key,))
+        start, options = ("evaluate", str(fit.folder)), _device(fit.config)
+        evaluation = self._evaluation("evaluate", fit.run_id, fit.seed, fit.folder, start, options, repetition, fit)
+        self.targets[evaluation] = None
+        return PlannedRun(repetition, fit.folder, (fit.key, evaluation))
+
+    def _options(self, experiment: str, overrides: tuple[str, ...], repetition: Repetition) -> tuple[str, ...]:
+        """Files and overrides of a run, as its commands take them."""
+        file = self.experiments / f"{experiment}.yaml"
+        if not file.is_file():
+            raise UserError(f"{self.study.path}: there is no experiment {file}, which a row names as {experiment!r}.")
+        repeat = () if repetition.overlay is None else (repetition.overlay,)
+        files = (file, *self.overlays, *repeat, *self.machine)
+        places = [] if self.runs.root == Path("runs") else [f"--run.root={self.runs.root}"]
+        places += [] if self.runs.corpora is None else [f"--data.corpora={self.runs.corpora}"]
+        return (*(part for path in files for part in ("--config", str(path))), *overrides, *places)
+
+    # --- stages ------------------------------------------------------------------------------------------------------
+
+    def _add(self, job: Job) -> Key:
+        _add(self.jobs, job)
+        return job.key
+
+    def _prepare(self, options: tuple[str, ...]) -> Key:
+        config = self._naming(options).config
+        settings = {key: config["data"].get(key) for key in CORPUS}
+        settings |= {key: config["model"].get(key) for key in ("backbone", "revision")}
+        name = f"corpus-{hash_content(settings)[:12]}"
+        folder = Path(config["data"].get("corpora") or "corpora")
+        return self._add(
+            Job("prepare", name, 0, ("prepare", *options), (), folder, self._files(options), config=config)
         )
-        return share * full * samples
 
-    def _scale(self, name: str) -> float:
-        """Size of D_train over the paper's 50,000; a reference scores the D_train of those that use its store."""
-        users = [e.num_samples for e in self.experiments.values() if e.reference == name and e.method != "reference"]
-        own = self.experiments[name]
-        return (own.num_samples if own.method != "reference" else max(users, default=50_000)) / 50_000
+    def _reference(self, options: tuple[str, ...]) -> Key:
+        naming = self._naming(options)
+        folder = self.runs.root / naming.run_id / f"seed-{naming.seed}"
+        return self._add(Job(
+            "reference", naming.run_id, naming.seed, ("fit", *options), (self._prepare(options),), folder,
+            self._files(options), lambda: _adapter(folder), naming.config,
+        ))  # fmt: skip
+
+    def _score(self, options: tuple[str, ...]) -> Key:
+        reference = self.jobs[self._reference(options)]
+        manifest = reference.folder / "scores" / "manifest.json"
+        return self._add(Job(
+            "score", reference.run_id, reference.seed, ("score", *options), (reference.key,), reference.folder,
+            (*reference.files, reference.folder / "adapter" / "adapter_model.safetensors"),
+            lambda: manifest if manifest.is_file() else None, reference.config,
+        ))  # fmt: skip
+
+    def _fit(self, options: tuple[str, ...], repetition: Repetition) -> Key:
+        naming = self._naming(options)
+        if naming.config["data"]["split"] == "reference":
+            return self._reference(options)
+        files = self._files(options)
+        if needs_store(naming.config):
+            need = self._score(tuple(naming.arguments_for_reference()))
+            files += self.jobs[need].files[:-1]  # an edited reference changes the run, too
+        else:
+            need = self._prepare(options)
+        seed = naming.seed if repetition.seed is None else repetition.seed
+        given = () if repetition.seed in (None, naming.seed) else (f"--seed_everything={seed}",)
+        folder = self.runs.root / naming.run_id / f"seed-{seed}"
+        return self._add(Job(
+            "fit", naming.run_id, seed, ("fit", *options, *given), (need,), folder, files, lambda: _adapter(folder),
+            naming.config,
+        ))  # fmt: skip
+
+    def _evaluate_base(self, model: str, folder: Path, repetition: Repetition) -> Key:
+        output = () if self.runs.root == Path("runs") else ("--output", str(folder))
+        options = (*output, *_device(self._shared_config(repetition)))
+        run_id = folder.relative_to(self.runs.root / "base").as_posix()
+        key = self._evaluation("evaluate_base", run_id, 0, folder, ("evaluate", model), options, repetition, None)
+        self.targets[key] = None
+        return key
+
+    def _evaluation(
+        self, stage: str, run_id: str, seed: int, folder: Path, start: tuple[str, ...], options: tuple[str, ...],
+        repetition: Repetition, fit: Job | None,
+    ) -> Key:  # fmt: skip
+        suite = repetition.suite
+        assert suite is not None, "a study with columns of a suite has one"
+        protocol = () if self.runs.protocol == "corrected" else ("--protocol", self.runs.protocol)
+        if suite not in self._suite_files:
+            self._suite_files[suite] = self.runs.suite_files(suite)
+        needs, files, config = ((fit.key,), fit.files, fit.config) if fit else ((), (), {})
+        return self._add(Job(
+            stage, run_id, seed, (*start, "--suite", suite, *protocol, *options), needs, folder,
+            (*files, *self._suite_files[suite]), lambda: self.runs.whole_result(folder, suite), config,
+            f"{self.runs.protocol}/{Path(suite).stem}",
+        ))  # fmt: skip
+
+    def _naming(self, options: tuple[str, ...]) -> Naming:
+        """Names of a run; the seeds of a row share them."""
+        if options not in self._names:
+            self._names[options] = Naming(["fit", *options])
+        return self._names[options]
+
+    def _files(self, options: tuple[str, ...]) -> tuple[Path, ...]:
+        """The files that say what a run computes."""
+        files = [Path(path) for option, path in zip(options, options[1:], strict=False) if option == "--config"]
+        return (*base_files(options), *(file for file in files if file not in self.machine))
 
 
-def estimate(plan: Plan, left: list[tuple[str, str, int]], done: list[tuple[str, str, int]], runs: RunFolders) -> str:
-    """What is left, in words: how many jobs of each stage, and about how long.
+def merged_jobs(plans: Iterable[Plan]) -> dict[Key, Job]:
+    """The jobs of several studies, each once.
 
-    A stage that the paper timed takes the paper's minutes, scaled by how fast such stages were here; another one takes
-    the mean of its kind here. What neither covers is not counted, and named.
+    Raises:
+        UserError: Two studies evaluate one run on two suites of one name.
+    """
+    jobs: dict[Key, Job] = {}
+    for plan in plans:
+        for job in plan.jobs.values():
+            _add(jobs, job)
+    return jobs
+
+
+def _add(jobs: dict[Key, Job], job: Job) -> None:
+    """A job that several rows need is one."""
+    existing = jobs.setdefault(job.key, job)
+    if _suite(existing) != _suite(job):
+        raise UserError(
+            f"`{existing.command}` and `{job.command}` evaluate one run on two suites of one name. Rename one of them."
+        )
+
+
+def _suite(job: Job) -> str | None:
+    return job.arguments[job.arguments.index("--suite") + 1] if "--suite" in job.arguments else None
+
+
+def _device(config: dict[str, Any]) -> tuple[str, ...]:
+    """A run that was trained on the CPU is evaluated there."""
+    return ("--device", "cpu") if (config.get("trainer") or {}).get("accelerator") == "cpu" else ()
+
+
+def _adapter(folder: Path) -> Path | None:
+    return folder / "adapter" / "adapter_model.safetensors" if is_trained(folder) else None
+
+
+def write_inline(study: Study, root: Path) -> Path:
+    """Write a study's own `config` as the experiments `<study>/run` and `<study>/reference`; what is the same is left.
 
     Args:
-        plan: All experiments.
-        left: Stages to run.
-        done: Stages that are finished.
-        runs: Where their costs are.
+        study: With a `config`.
+        root: Folder of all runs.
+
+    Returns:
+        The folder of experiments that the study's runs are found in.
     """
-    counts = Counter(stage for stage, _, _ in left)
-    if not counts:
-        return "Nothing is left."
-    listed = ", ".join(f"{number} {stage}" for stage, number in counts.items())
-    measured = {one: minutes for one in done if (minutes := _measured(one, runs)) is not None}
-    ratios = [minutes / paper for one, minutes in measured.items() if (paper := plan.minutes(*one[:2]))]
-    scale = statistics.median(ratios) if ratios else 1.0
-    total, uncounted = 0.0, list[str]()
-    for stage, name, _ in left:
-        same = [minutes for one, minutes in measured.items() if one[0] == stage]
-        if (paper := plan.minutes(stage, name)) is not None:
-            total += paper * scale
-        elif same:
-            total += statistics.fmean(same)
-        elif stage not in uncounted:
-            uncounted.append(stage)
-    if not total:
-        return f"Left: {listed}."
-    time = f"{total / 60:,.0f} hours" if total >= 120 else f"{total:,.0f} minutes"
-    whose = (
-        f"at the speed of {len(measured)} finished stages here" if measured else "on four L40S, by Table 11's shares"
-    )
-    return f"Left: {listed}. About {time} one after another {whose}" + (
-        f"; not counted: {', '.join(uncounted)}." if uncounted else "."
-    )
-
-
-def _measured(one: tuple[str, str, int], runs: RunFolders) -> float | None:
-    """Minutes that a finished stage took here."""
-    stage, name, seed = one
-    folder = runs.backbone(name) if stage == "evaluate_base" else runs.experiment(name) / f"seed-{seed}"
-    kind = {"reference": "fit", "evaluate_base": "evaluate"}.get(stage, stage)
-    entries = runs.costs(folder, kind)
-    return math.fsum(entry["seconds"] for entry in entries) / 60 if entries else None
+    assert study.config is not None, "the study has a config"
+    folder = root / EXPERIMENTS / study.name
+    of_reference = {**study.config, "data": {**(study.config.get("data") or {}), "split": "reference"}}
+    for name, config in ((INLINE, study.config), ("reference", of_reference)):
+        content = f"# Written from {study.path}: edit that one.\n"
+        content += yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        file = folder / f"{name}.yaml"
+        if not file.is_file() or file.read_text(encoding="utf-8") != content:
+            with complete_or_absent(file) as temporary:
+                temporary.write_text(content, encoding="utf-8")
+    return folder

@@ -6,17 +6,17 @@ import re
 from collections.abc import Callable
 
 from forgetting.errors import UserError
-from forgetting.studies.collect import Table
 from forgetting.studies.page import page
-from forgetting.studies.rows import everything, pair_rows, text_rows
-from forgetting.studies.spec import Backbone, Runs, Value
+from forgetting.studies.rows import further_text, pair_rows, text_rows
+from forgetting.studies.spec import BaseModel, Origin, Runs, Value
+from forgetting.studies.table import Table
 
 
 def markdown(table: Table) -> str:
     """GitHub's Markdown."""
     escape = _escape_markdown
-    head = ["", "", *table.spec.columns]
-    lines = [f"**{escape(table.spec.title)}.** {escape(table.spec.caption)}", ""]
+    head = ["", "", *table.study.column_names]
+    lines = [f"**{escape(table.study.title)}.** {escape(table.study.caption)}".rstrip(), ""]
     for section in table.sections:
         rows = [
             [escape(row.name), escape(row.reading)]
@@ -27,15 +27,16 @@ def markdown(table: Table) -> str:
     if pairs := pair_rows(table):
         lines += ["Paired differences (95 % interval)", ""]
         lines += [
-            *_pipes([["", "", *map(escape, table.spec.columns)], *[[escape(t) for t in row] for row in pairs]]),
+            *_pipes([["", "", *map(escape, table.study.column_names)], *[[escape(t) for t in row] for row in pairs]]),
             "",
         ]
     if notes := table.notes():
         lines += [*(f"- {escape(note)}" for note in notes), ""]
     if missing := table.missing():
-        lines += [f"Missing (all of it: `{everything(table)}`)", ""]
-        for rows, commands in missing:
-            lines += [f"- {escape(rows)}: " + ", then ".join(f"`{command}`" for command in commands)]
+        lines += [f"Missing (all of it: `{table.everything}`)", ""]
+        for part in missing:
+            commands = ", then ".join(f"`{command}`" for command in part.commands)
+            lines += [f"- {escape(part.rows)}: {commands}{further_text(table, part)}"]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -51,10 +52,10 @@ def _pipes(rows: list[list[str]]) -> list[str]:
 
 def latex(table: Table) -> str:
     """A `table` environment; needs booktabs."""
-    escape, width = _escape_latex, len(table.spec.columns) + 2
-    lines = [r"\begin{table}", r"\centering", r"\caption{" + escape(table.spec.caption) + "}"]
-    lines += [rf"\label{{tab:{table.spec.name}}}", rf"\begin{{tabular}}{{ll{'r' * (width - 2)}}}", r"\toprule"]
-    lines += [" & ".join(["Method", "", *map(escape, table.spec.columns)]) + r" \\"]
+    escape, width = _escape_latex, len(table.study.column_names) + 2
+    lines = [r"\begin{table}", r"\centering", r"\caption{" + escape(table.study.caption) + "}"]
+    lines += [rf"\label{{tab:{table.study.name}}}", rf"\begin{{tabular}}{{ll{'r' * (width - 2)}}}", r"\toprule"]
+    lines += [" & ".join(["Method", "", *map(escape, table.study.column_names)]) + r" \\"]
     for section in table.sections:
         lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{{escape(section.name)}}} \\", r"\midrule"]
         for row in text_rows(table, section):
@@ -70,21 +71,30 @@ def latex(table: Table) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """One line a cell, for further computing; numbers are not rounded."""
+    """One line per cell, for further computing; numbers are not rounded."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = "table group row run seeds column ours ours_sd paper paper_sd difference"
     writer.writerow(names.split())
     for section in table.sections:
         for line in section.lines:
-            origin = line.row.origin
-            run = {Runs: "experiment", Backbone: "target"}.get(type(origin))
-            start = [table.spec.name, section.name, line.row.name, getattr(origin, run) if run else "", line.seeds]
-            for column, ours, paper in zip(table.spec.columns, line.ours, line.row.paper, strict=True):
+            start = [table.study.name, section.name, line.row.name, _run(line.row.origin), line.num_runs]
+            for column, ours, paper in zip(table.study.column_names, line.ours, line.row.paper, strict=True):
                 difference = ours.mean - paper.mean if ours and paper else None
                 fields = [*_mean_sd(ours), *_mean_sd(paper), difference]
                 writer.writerow([*start, column, *("" if field is None else f"{field:.10g}" for field in fields)])
     return text.getvalue()
+
+
+def _run(origin: Origin) -> str:
+    """An experiment with its overrides, or a model."""
+    match origin:
+        case Runs(experiment, overrides):
+            return " ".join([experiment, *overrides])
+        case BaseModel(target):
+            return target or ""
+        case _:
+            return ""
 
 
 def _mean_sd(value: Value | None) -> tuple[float | None, float | None]:

@@ -1,13 +1,10 @@
 """The printed rows of a table, the same for every format: ours, the paper's, the difference, and which is best."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from forgetting.studies.collect import Line, Section, Table
-from forgetting.studies.spec import Backbone, CorpusSource, Overhead, Value
-
-if TYPE_CHECKING:
-    from forgetting.evaluation.compare import Difference
+from forgetting.studies.pairs import Difference
+from forgetting.studies.spec import BaseModel, Column, CorpusSource, Overhead, Value
+from forgetting.studies.table import Line, Missing, Section, Table
 
 MISSING = "—"
 
@@ -22,7 +19,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class TextRow:
-    """One printed row: the method's name (empty below the first), which reading it is, and its cells."""
+    """One printed row: the method's name (empty below the first), its reading (ours or the paper's), and its cells."""
 
     name: str
     reading: str
@@ -49,50 +46,55 @@ def text_rows(table: Table, section: Section) -> list[TextRow]:
     for place, line in enumerate(section.lines):
         decimals = _decimals(table, line)
         ours = [Cell(value_text(v, decimals[c]), place in best_ours[c]) for c, v in enumerate(line.ours)]
-        rows.append(TextRow(line.row.name, _ours_label(line), ours))
+        rows.append(TextRow(line.row.name, _reading(table, line), ours))
         if any(line.row.paper):
             paper = [Cell(value_text(v, decimals[c]), place in best_paper[c]) for c, v in enumerate(line.row.paper)]
             rows.append(TextRow("", "paper", paper))
             both = enumerate(zip(line.ours, line.row.paper, strict=True))
-            rows.append(
-                TextRow(
-                    "",
-                    "difference",
-                    [
-                        Cell(number(a.mean - b.mean, decimals[c], sign=True) if a and b else MISSING)
-                        for c, (a, b) in both
-                    ],
-                )
-            )
+            texts = [number(a.mean - b.mean, decimals[c], sign=True) if a and b else MISSING for c, (a, b) in both]
+            rows.append(TextRow("", "difference", [Cell(text) for text in texts]))
     return rows
 
 
-def _ours_label(line: Line) -> str:
-    if not line.seeds or isinstance(line.row.origin, Backbone):  # a model itself has no seed
-        return "ours"
-    return f"ours ({line.seeds} seed{'s' * (line.seeds > 1)})"
+def counted(count: int, noun: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _reading(table: Table, line: Line) -> str:
+    """`ours (3 seeds)`; of a table that shows nothing of the paper, `3 seeds`. A model itself has no seed."""
+    of_paper = any(value for _, row in table.study.rows() for value in row.paper)
+    is_counted = line.num_runs and (table.study.repeats or not isinstance(line.row.origin, BaseModel))
+    runs = counted(line.num_runs, table.repetition) if is_counted else ""
+    if not of_paper:
+        return runs
+    return f"ours ({runs})" if runs else "ours"
+
+
+def column_decimals(table: Table, column: Column) -> int:
+    """Decimals of a column: its own, else the study's."""
+    return table.study.decimals if column.decimals is None else column.decimals
 
 
 def _decimals(table: Table, line: Line) -> list[int]:
-    """Decimals of each column: the table's, but those of a share in percent and of a count are fixed."""
+    """Decimals of each cell: the column's, but those of a fraction in percent and of a count are fixed."""
     if isinstance(line.row.origin, CorpusSource):
         return [0, 2] * (len(line.ours) // 2)
-    return [2 if isinstance(line.row.origin, Overhead) else table.spec.decimals] * len(line.ours)
+    if isinstance(line.row.origin, Overhead):
+        return [2] * len(line.ours)
+    return [column_decimals(table, column) for column in table.study.columns]
 
 
 def _best(table: Table, rows: list[list[Value | None]] | list[tuple[Value | None, ...]]) -> list[set[int]]:
-    """For each column the rows that hold its best value as printed; none where there is nothing to compare."""
-    if table.spec.suite is None:
-        return [set() for _ in table.spec.columns]
+    """For each column the rows that hold its best value as printed; none where there is nothing to choose from."""
     best = []
-    for column in range(len(table.spec.columns)):
-        printed = {
-            place: round(value.mean, table.spec.decimals)
-            for place, row in enumerate(rows)
-            if (value := row[column]) is not None
-        }
-        top = max(printed.values(), default=None)
-        best.append({place for place, value in printed.items() if value == top} if len(printed) > 1 else set())
+    for place, column in enumerate(table.study.columns):
+        decimals = column_decimals(table, column)
+        printed = {n: round(value.mean, decimals) for n, row in enumerate(rows) if (value := row[place]) is not None}
+        values = set(printed.values())
+        is_ranked = len(values) > 1 and (column.kind != "suite" or table.study.is_evaluated)
+        top = (min if column.lower_is_better else max)(values) if is_ranked else None
+        best.append({n for n, value in printed.items() if value == top})
     return best
 
 
@@ -101,15 +103,22 @@ def pair_rows(table: Table) -> list[list[str]]:
     rows = []
     for section in table.sections:
         for pair in section.pairs:
-            cells = [MISSING if one is None else _interval(one) for one in pair.differences]
+            columns = zip(table.study.columns, pair.differences, strict=True)
+            cells = [MISSING if d is None else _interval(d, max(2, column_decimals(table, c))) for c, d in columns]
             rows.append([f"{pair.first} − {pair.second}", section.name, *cells])
     return rows
 
 
-def _interval(one: "Difference") -> str:
-    return f"{number(one.difference, 2, True)} [{number(one.low, 2, True)}, {number(one.high, 2, True)}]"
+def _interval(difference: Difference, decimals: int) -> str:
+    """`+1.35 [−0.26, +2.96], 4 of 5`: the repetitions in which it is positive, where there are several."""
+    text = number(difference.difference, decimals, True)
+    if difference.low is not None and difference.high is not None:
+        text += f" [{number(difference.low, decimals, True)}, {number(difference.high, decimals, True)}]"
+    if difference.num_positive is not None and difference.num_pairs > 1:
+        text += f", {difference.num_positive} of {difference.num_pairs}"
+    return text
 
 
-def everything(table: Table) -> str:
-    """The command that makes the whole table."""
-    return f"snakemake -s experiments/Snakefile --profile experiments/profiles/local {table.spec.name}"
+def further_text(table: Table, missing: Missing) -> str:
+    """The end of a line of what is missing: ` (and 2 more seeds)`."""
+    return f" (and {counted(missing.num_further, f'more {table.repetition}')})" if missing.num_further else ""

@@ -1,8 +1,14 @@
-"""What a table is: rows × columns, where each row's numbers come from, and the numbers the paper prints."""
+"""A study: rows × repetitions × columns, where each number comes from, and the numbers that the paper prints."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+AVERAGE = "AVG"
+
+INLINE = "run"
+"""Name of the experiment that a study with `config` holds itself."""
 
 
 @dataclass(frozen=True)
@@ -15,21 +21,22 @@ class Value:
 
 @dataclass(frozen=True)
 class Runs:
-    """The benchmark results of an experiment, one a seed."""
+    """Runs of an experiment, one per repetition; `overrides` as the command line takes them, `--key=value`."""
 
     experiment: str
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Backbone:
-    """The benchmark results of a model itself, before any fine-tuning."""
+class BaseModel:
+    """A model before any fine-tuning; None is the base model of the study's own runs."""
 
-    target: str
+    target: str | None
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The wall time of a stage, of one experiment a column."""
+    """The wall time of a stage, of one experiment per column."""
 
     stage: str
     experiments: tuple[str, ...]
@@ -44,7 +51,7 @@ class Total:
 
 @dataclass(frozen=True)
 class Overhead:
-    """By how many percent one row exceeds another."""
+    """The percentage by which one row exceeds another."""
 
     row: str
     over: str
@@ -52,17 +59,40 @@ class Overhead:
 
 @dataclass(frozen=True)
 class CorpusSource:
-    """How many samples of a corpus one source gave."""
+    """The number of examples of a corpus that one source gave."""
 
     name: str
 
 
-Origin = Runs | Backbone | Stage | Total | Overhead | CorpusSource
+Origin = Runs | BaseModel | Stage | Total | Overhead | CorpusSource
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column.
+
+    Attributes:
+        name: As it is printed.
+        kind: `suite` (a column of the suite, or AVG; in a table of times or of a corpus just a name), `metric` (the last
+            value in `metrics.csv`), `cost` (minutes of a stage) or `noise` (detection of known noise).
+        key: Name of the metric, the stage or the measure of detection.
+        decimals: Of what is printed; None takes the study's.
+    """
+
+    name: str
+    kind: Literal["suite", "metric", "cost", "noise"] = "suite"
+    key: str = ""
+    decimals: int | None = None
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether the least value is the best: of an nll, a loss and a time."""
+        return self.kind == "cost" or (self.kind == "metric" and ("nll" in self.key or "loss" in self.key))
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row: its name in the paper, where ours comes from, the paper's numbers, and where it lies in a figure."""
+    """A row: its name, where its numbers come from, the paper's numbers, and where it lies in a figure."""
 
     name: str
     origin: Origin
@@ -72,7 +102,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that are compared with one another; `compare` names pairs (this row, over that row)."""
+    """Rows that are compared with one another; `compare` names pairs (this row, minus that row)."""
 
     name: str
     rows: tuple[Row, ...]
@@ -92,13 +122,13 @@ class Stated:
     group: str
     row: str
     over: str | None = None
-    column: str = "AVG"
+    column: str = AVERAGE
     slip: str | None = None
 
 
 @dataclass(frozen=True)
 class Figure:
-    """How a table is drawn: `lines` (one a group) or a `heatmap`, of one column, over what the rows' `at` names."""
+    """A drawing of a table: `lines` (one per group) or a `heatmap`, of one column, over what the rows' `at` names."""
 
     kind: Literal["lines", "heatmap"]
     x: str
@@ -107,36 +137,73 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class TableSpec:
-    """A table or figure of the paper.
+class Repeat:
+    """A repetition that is an overlay, such as a generated dataset with its own seeds.
 
     Attributes:
-        name: Of its file.
-        title: As the paper's.
-        caption: What it shows.
-        columns: Of the suite, and AVG; or of a corpus, or of times.
+        overlay: File laid over every row.
+        suite: Evaluates it in place of the study's.
+    """
+
+    overlay: Path
+    suite: str | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows, repeated and measured.
+
+    Attributes:
+        path: Its file.
+        title: As the paper's, for a table of the paper.
+        caption: The table in a sentence.
+        columns: In their order.
         groups: Its rows.
-        suite: Whose results it shows; None for a table of times or of a corpus.
-        suite_file: Where that suite is, if not in `configs/evaluation/`.
+        suite: Evaluates its runs: a name in `configs/evaluation/`, or the path of a YAML file.
+        experiments: Folder in which rows find their experiments.
+        config: An experiment of its own, which every row is a run of.
+        overlays: Files laid over every row.
+        repeats: Repetitions that are overlays; without one they are seeds.
+        seeds: The runs' seeds.
         corpus: The experiment whose corpus it counts.
         decimals: Of what is printed.
-        figure: How it is drawn.
-        stated: What the paper's text says about it.
+        figure: A drawing of it.
+        stated: Numbers that the paper's text states about it.
         notes: Footnotes.
     """
 
-    name: str
+    path: Path
     title: str
     caption: str
-    columns: tuple[str, ...]
+    columns: tuple[Column, ...]
     groups: tuple[Group, ...]
     suite: str | None = None
-    suite_file: str | None = None
+    experiments: Path = Path("experiments")
+    config: dict[str, Any] | None = None
+    overlays: tuple[Path, ...] = ()
+    repeats: tuple[Repeat, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2)
     corpus: str | None = None
     decimals: int = 2
     figure: Figure | None = None
     stated: tuple[Stated, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return self.path.stem
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The columns as they are printed."""
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether it shows results of a suite."""
+        is_given = self.suite is not None or any(repeat.suite for repeat in self.repeats)
+        return is_given and any(column.kind == "suite" for column in self.columns)
 
     def rows(self) -> Iterator[tuple[Group, Row]]:
         """Every row with its group."""
@@ -144,25 +211,6 @@ class TableSpec:
             for row in group.rows:
                 yield group, row
 
-    def experiments(self) -> list[str]:
-        """The experiments that the table's rows name, each once, in its order."""
-        found: dict[str, None] = {}
-        for _, row in self.rows():
-            if isinstance(row.origin, Runs):
-                found[row.origin.experiment] = None
-            elif isinstance(row.origin, Stage):
-                found.update(dict.fromkeys(row.origin.experiments))
-        return list(found)
-
-    def backbones(self) -> list[str]:
-        """The models that the table evaluates as they are, each once."""
-        return list(dict.fromkeys(row.origin.target for _, row in self.rows() if isinstance(row.origin, Backbone)))
-
-    @property
-    def suite_argument(self) -> str | None:
-        """What `evaluate --suite` takes."""
-        return self.suite_file or self.suite
-
     def footnotes(self) -> list[str]:
-        """Notes, and the paper's slips about this table."""
+        """Notes, and the paper's errata about this table."""
         return [*self.notes, *(stated.slip for stated in self.stated if stated.slip)]

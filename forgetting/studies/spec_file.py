@@ -1,8 +1,7 @@
-"""Reads a table's YAML, and refuses what does not fit together: one message that names the place."""
+"""Reads a study's YAML, and refuses what does not fit together: one message that names the place."""
 
-import math
+import json
 import re
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,299 +11,256 @@ import yaml
 from forgetting.artifacts import inside
 from forgetting.errors import UserError
 from forgetting.paths import EXPERIMENTS
+from forgetting.studies.results import suite_path
 from forgetting.studies.spec import (
-    Backbone,
+    INLINE,
+    BaseModel,
+    Column,
     CorpusSource,
     Figure,
     Group,
     Origin,
     Overhead,
+    Repeat,
     Row,
     Runs,
     Stage,
     Stated,
-    TableSpec,
+    Study,
     Total,
-    Value,
+)
+from forgetting.studies.spec_checks import check_study
+from forgetting.studies.spec_values import (
+    check_keys,
+    decimals,
+    items,
+    kind,
+    mapping,
+    mean_and_sd,
+    number,
+    optional,
+    pair,
+    seeds,
+    text,
+    texts,
 )
 
 STAGES = ("fit", "score")
-"""What `cost.json` times and a table may show."""
+"""Stages that `cost.json` times and a row may show."""
 
-MOST_DECIMALS = 10
+COSTS = ("fit", "evaluate")
+"""Stages of a run itself, which a column may show."""
+
+SETTABLE = ("model", "data", "trainer", "seed_everything")
+"""Groups of settings that a row may change."""
+
+OPTIONAL = {
+    "caption", "suite", "experiments", "config", "overlays", "repeats", "seeds", "corpus", "decimals", "figure", "stated",
+    "notes",
+}  # fmt: skip
 
 
-def load_spec(path: Path) -> TableSpec:
-    """Read a table's YAML.
+def load_study(path: Path) -> Study:
+    """Read a study's YAML.
 
     Raises:
         UserError: The file is missing or no YAML, has an unknown or missing key, a value of another kind than expected,
             or parts that do not fit together.
     """
     if not path.is_file():
-        there = sorted(file.name for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise UserError(f"There is no table {path}. Tables in {path.parent}: {', '.join(there) or 'none'}.")
+        existing = sorted(file.name for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise UserError(f"There is no study {path}. YAML files in {path.parent}: {', '.join(existing) or 'none'}.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     except RecursionError:
-        raise UserError(f"{path} is no table: it is nested too deeply.") from None
-    required = {"title", "caption", "columns", "groups"}
-    optional = {"suite", "suite_file", "corpus", "decimals", "figure", "stated", "notes"}
-    _check_keys(content, required, required | optional, f"{path}")
-    columns = _texts(content["columns"], f"{path}, columns")
-    groups = _list(content["groups"], f"{path}, groups")
-    spec = TableSpec(
-        name=path.stem,
-        title=_text(content["title"], f"{path}, title"),
-        caption=_text(content["caption"], f"{path}, caption"),
+        raise UserError(f"{path} is no study: it is nested too deeply.") from None
+    required = {"title", "columns", "groups"}
+    check_keys(content, required, required | OPTIONAL, f"{path}")
+    columns = tuple(_column(column, f"{path}, columns") for column in items(content["columns"], f"{path}, columns"))
+    groups = items(content["groups"], f"{path}, groups")
+    is_inline = "config" in content
+    study = Study(
+        path=path,
+        title=text(content["title"], f"{path}, title"),
+        caption=optional(content, "caption", text, f"{path}") or "",
         columns=columns,
-        groups=tuple(_group(group, columns, f"{path}, group {n}") for n, group in enumerate(groups, start=1)),
-        suite=_optional(content, "suite", _text, f"{path}"),
-        suite_file=_optional(content, "suite_file", _text, f"{path}"),
-        corpus=_optional(content, "corpus", _experiment, f"{path}"),
-        decimals=_decimals(content.get("decimals", TableSpec.decimals), f"{path}, decimals"),
-        figure=_optional(content, "figure", _figure, f"{path}"),
-        stated=tuple(_stated(item, f"{path}, stated") for item in _list(content.get("stated", []), f"{path}, stated")),
-        notes=_texts(content.get("notes", []), f"{path}, notes"),
+        groups=tuple(
+            _group(group, len(columns), is_inline, f"{path}, group {n}") for n, group in enumerate(groups, start=1)
+        ),
+        suite=_suite(content.get("suite"), path, f"{path}, suite"),
+        experiments=_experiments(content.get("experiments"), path),
+        config=mapping(content["config"], f"{path}, config", "with model and data") if is_inline else None,
+        overlays=tuple(
+            _file(file, path, f"{path}, overlays") for file in items(content.get("overlays", []), f"{path}, overlays")
+        ),
+        repeats=tuple(
+            _repeat(repeat, path, f"{path}, repeats")
+            for repeat in items(content.get("repeats", []), f"{path}, repeats")
+        ),
+        seeds=seeds(content["seeds"], f"{path}, seeds") if "seeds" in content else Study.seeds,
+        corpus=optional(content, "corpus", _experiment, f"{path}"),
+        decimals=decimals(content.get("decimals", Study.decimals), f"{path}, decimals"),
+        figure=optional(content, "figure", _figure, f"{path}"),
+        stated=tuple(_stated(item, f"{path}, stated") for item in items(content.get("stated", []), f"{path}, stated")),
+        notes=texts(content.get("notes", []), f"{path}, notes"),
     )
-    _check_columns_and_names(spec, path)
-    _check_references(spec, path)
-    _check_origins(spec, path)
-    _check_figure(spec, path)
-    return spec
+    if study.repeats and "seeds" in content:
+        raise UserError(f"{path} has `repeats` and `seeds`: the repetitions are one or the other. Remove one of them.")
+    check_study(study)
+    return study
+
+
+# --- places ----------------------------------------------------------------------------------------------------------
+
+
+def _near(name: str, path: Path) -> Path:
+    """A file relative to the study where it is there, else to the current folder."""
+    return path.parent / name if (path.parent / name).exists() else Path(name)
+
+
+def _file(value: Any, path: Path, place: str) -> Path:
+    return _near(text(value, place), path)
+
+
+def _suite(value: Any, path: Path, place: str) -> str | None:
+    if value is None:
+        return None
+    name = text(value, place)
+    if name.endswith((".yaml", ".yml")):
+        return _near(name, path).as_posix()
+    if not suite_path(name).is_file():
+        known = ", ".join(sorted(file.stem for file in suite_path(name).parent.glob("*.yaml")))
+        raise UserError(f"{place}: there is no suite {name!r}. Known: {known}; or give the path of a YAML file.")
+    return name
+
+
+def _repeat(value: Any, path: Path, place: str) -> Repeat:
+    if isinstance(value, str):
+        return Repeat(_file(value, path, place))
+    check_keys(value, {"overlay"}, {"overlay", "suite"}, place)
+    return Repeat(_file(value["overlay"], path, place), _suite(value.get("suite"), path, place))
+
+
+def _experiments(value: Any, path: Path) -> Path:
+    """The folder of experiments: as given, else the enclosing folder of that name, else the study's own."""
+    if value is not None:
+        folder = _near(text(value, f"{path}, experiments"), path)
+        if not folder.is_dir():
+            raise UserError(f"{path}, experiments: there is no folder {folder}.")
+        return folder
+    enclosing = [folder for folder in path.parents if folder.name == EXPERIMENTS]
+    if not enclosing and EXPERIMENTS in (parts := path.absolute().parent.parts):
+        enclosing = [Path(*parts[: len(parts) - parts[::-1].index(EXPERIMENTS)])]
+    return enclosing[0] if enclosing else path.parent
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
-def _group(content: Any, columns: tuple[str, ...], place: str) -> Group:
-    _check_keys(content, {"name", "rows"}, {"name", "rows", "compare"}, place)
-    name = _text(content["name"], f"{place}, name")
-    rows = _list(content["rows"], f"{place}, rows")
-    pairs = _list(content.get("compare", []), f"{place}, compare")
+def _column(content: Any, place: str) -> Column:
+    if not isinstance(content, dict):
+        return Column(text(content, place))
+    kinds = [key for key in ("metric", "cost", "noise") if key in content]
+    check_keys(content, {"name"}, {"name", "metric", "cost", "noise", "decimals"}, place)
+    name = text(content["name"], f"{place}, name")
+    if len(kinds) != 1:
+        raise UserError(f"{place}, {name!r} has {kinds or 'none'} of metric, cost, noise; exactly one is expected.")
+    key = text(content[kinds[0]], f"{place}, {name!r}")
+    if kinds == ["cost"] and key not in COSTS:
+        raise UserError(f"{place}, {name!r}: cost is {key!r}; one of {', '.join(COSTS)} was expected.")
+    return Column(name, kinds[0], key, optional(content, "decimals", decimals, place))  # type: ignore[arg-type]
+
+
+def _group(content: Any, num_columns: int, is_inline: bool, place: str) -> Group:
+    check_keys(content, {"name", "rows"}, {"name", "rows", "compare"}, place)
+    rows = items(content["rows"], f"{place}, rows")
     return Group(
-        name,
-        tuple(_row(row, columns, f"{place}, row {n}") for n, row in enumerate(rows, start=1)),
-        tuple(_pair(pair, f"{place}, compare") for pair in pairs),
+        text(content["name"], f"{place}, name"),
+        tuple(_row(row, num_columns, is_inline, f"{place}, row {n}") for n, row in enumerate(rows, start=1)),
+        tuple(pair(names, f"{place}, compare") for names in items(content.get("compare", []), f"{place}, compare")),
     )
 
 
 _ORIGINS: dict[str, Callable[[dict[str, Any], str], Origin]] = {
-    "run": lambda row, place: Runs(_experiment(row["run"], f"{place}, run")),
-    "base": lambda row, place: Backbone(_text(row["base"], f"{place}, base")),
+    "run": lambda row, place: Runs(_experiment(row["run"], f"{place}, run"), _overrides(row.get("set", {}), place)),
+    "base": lambda row, place: BaseModel(None if row["base"] is True else text(row["base"], f"{place}, base")),
     "stage": lambda row, place: _stage(row, place),
-    "total": lambda row, place: Total(_texts(row["total"], f"{place}, total")),
-    "overhead": lambda row, place: Overhead(*_pair(row["overhead"], f"{place}, overhead")),
-    "source": lambda row, place: CorpusSource(_text(row["source"], f"{place}, source")),
+    "total": lambda row, place: Total(texts(row["total"], f"{place}, total")),
+    "overhead": lambda row, place: Overhead(*pair(row["overhead"], f"{place}, overhead")),
+    "source": lambda row, place: CorpusSource(text(row["source"], f"{place}, source")),
 }
 
 
-def _row(content: Any, columns: tuple[str, ...], place: str) -> Row:
-    _check_keys(content, {"name"}, {"name", "paper", "at", "runs", *_ORIGINS}, place)
-    name = _text(content["name"], f"{place}, name")
+def _row(content: Any, num_columns: int, is_inline: bool, place: str) -> Row:
+    check_keys(content, {"name"}, {"name", "paper", "at", "runs", "set", *_ORIGINS}, place)
+    name = text(content["name"], f"{place}, name")
     place = f"{place} {name!r}"
     kinds = [key for key in _ORIGINS if key in content]
+    if not kinds and is_inline:
+        kinds, content = ["run"], content | {"run": INLINE}
     if len(kinds) != 1:
         raise UserError(f"{place} has {kinds or 'none'} of {', '.join(_ORIGINS)}; exactly one is expected.")
     if ("runs" in content) != (kinds == ["stage"]):
         raise UserError(f"{place}: `runs` and `stage` belong together, a stage having one run per column.")
+    if "set" in content and kinds != ["run"]:
+        raise UserError(f"{place}: `set` changes a run, and this row has none.")
     origin = _ORIGINS[kinds[0]](content, place)
-    paper = _list(content.get("paper", [None] * len(columns)), f"{place}, paper")
-    if len(paper) != len(columns):
+    paper = items(content.get("paper", [None] * num_columns), f"{place}, paper")
+    if len(paper) != num_columns:
         raise UserError(
-            f"{place} has {len(paper)} paper values for {len(columns)} columns; write null where it has none."
+            f"{place} has {len(paper)} paper values for {num_columns} columns; write null where it has none."
         )
-    values = tuple(None if value is None else parse_value(value, place) for value in paper)
-    at = content.get("at", {})
-    if not isinstance(at, dict):
-        raise UserError(f"{place}, at: a mapping from axes to numbers was expected, not {_kind(at)}.")
-    return Row(name, origin, values, {_text(k, f"{place}, at"): _number(x, f"{place}, at.{k}") for k, x in at.items()})
+    values = tuple(None if value is None else mean_and_sd(value, place) for value in paper)
+    at = mapping(content.get("at", {}), f"{place}, at", "from axes to numbers")
+    return Row(name, origin, values, {axis: number(x, f"{place}, at.{axis}") for axis, x in at.items()})
+
+
+def _overrides(content: Any, place: str) -> tuple[str, ...]:
+    """`{data.positive_fraction: 0.5}` as the command line takes it: `--data.positive_fraction=0.5`."""
+    options = []
+    for key, value in mapping(content, f"{place}, set", "from settings to values").items():
+        if not re.fullmatch(r"[a-z_]\w*(\.\w+)*", key) or key.split(".")[0] not in SETTABLE:
+            raise UserError(
+                f"{place}, set: {key!r} is no setting; {', '.join(SETTABLE)} and what they hold can be set."
+            )
+        options.append(f"--{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+    return tuple(options)
 
 
 def _stage(row: dict[str, Any], place: str) -> Stage:
     if row["stage"] not in STAGES:
-        raise UserError(f"{place}, stage: one of {', '.join(STAGES)} was expected, not {_kind(row['stage'])}.")
-    runs = _texts(row.get("runs", []), f"{place}, runs")
+        raise UserError(f"{place}, stage: one of {', '.join(STAGES)} was expected, not {kind(row['stage'])}.")
+    runs = texts(row.get("runs", []), f"{place}, runs")
     return Stage(row["stage"], tuple(_experiment(run, f"{place}, runs") for run in runs))
 
 
-def parse_value(text: Any, place: str) -> Value:
-    """`44.83±0.45`, or a number without a standard deviation."""
-    number = r"\d+(?:\.\d*)?|\.\d+"
-    match = re.fullmatch(rf"(-?(?:{number}))(?:\s*±\s*({number}))?", str(text)) if not _is_container(text) else None
-    if match is None:
-        raise UserError(f"{place}: {_kind(text)} is not a number nor mean±sd.")
-    return Value(float(match[1]), None if match[2] is None else float(match[2]))
-
-
 def _figure(content: Any, place: str) -> Figure:
-    _check_keys(content, {"kind", "x", "column"}, {"kind", "x", "y", "column"}, place)
+    check_keys(content, {"kind", "x", "column"}, {"kind", "x", "y", "column"}, place)
     if content["kind"] not in ("lines", "heatmap"):
-        raise UserError(f"{place}: kind is {_kind(content['kind'])}; lines or heatmap is expected.")
+        raise UserError(f"{place}: kind is {kind(content['kind'])}; lines or heatmap is expected.")
     if ("y" in content) != (content["kind"] == "heatmap"):
         raise UserError(f"{place}: a heatmap has a y, lines have none.")
     return Figure(
         content["kind"],
-        _text(content["x"], f"{place}, x"),
-        _text(content["column"], f"{place}, column"),
-        _optional(content, "y", _text, place),
+        text(content["x"], f"{place}, x"),
+        text(content["column"], f"{place}, column"),
+        optional(content, "y", text, place),
     )
 
 
 def _stated(content: Any, place: str) -> Stated:
     required = {"where", "value", "group", "row"}
-    _check_keys(content, required, required | {"over", "column", "slip"}, place)
-    texts = {key: _text(value, f"{place}, {key}") for key, value in content.items() if key != "value"}
-    return Stated(value=_number(content["value"], f"{place}, value"), **texts)
-
-
-# --- what fits together ----------------------------------------------------------------------------------------------
-
-
-def _check_columns_and_names(spec: TableSpec, path: Path) -> None:
-    for name, found in (("columns", spec.columns), ("groups", spec.groups)):
-        if not found:
-            raise UserError(f"{path} has no {name}.")
-    for group in spec.groups:
-        if not group.rows:
-            raise UserError(f"{path}, group {group.name!r} has no rows.")
-        _refuse_twice([row.name for row in group.rows], f"{path}, group {group.name!r}: the row")
-    _refuse_twice([group.name for group in spec.groups], f"{path}: the group")
-    _refuse_twice(spec.columns, f"{path}: the column")
-
-
-def _refuse_twice(names: Any, what: str) -> None:
-    if twice := [name for name, number in Counter(names).items() if number > 1]:
-        raise UserError(
-            f"{what} {twice[0]!r} is there {Counter(names)[twice[0]]} times: what names it would be ambiguous."
-        )
-
-
-def _check_references(spec: TableSpec, path: Path) -> None:
-    """Names of rows, groups and columns that other parts of the table use must exist."""
-    names = {(group.name, row.name) for group, row in spec.rows()}
-    used = {(stated.group, row) for stated in spec.stated for row in (stated.row, stated.over) if row is not None}
-    used |= {(group.name, row) for group in spec.groups for pair in group.compare for row in pair}
-    if missing := used - names:
-        raise UserError(f"{path} refers to rows that it does not have: {sorted(missing)}.")
-    for stated in spec.stated:
-        if stated.column not in spec.columns:
-            raise UserError(
-                f"{path}, stated: there is no column {stated.column!r}; there are {', '.join(spec.columns)}."
-            )
-    compared = [group.row(name) for group in spec.groups for pair in group.compare for name in pair]
-    if other := [row.name for row in compared if not isinstance(row.origin, Runs)]:
-        raise UserError(f"{path} compares {other[0]!r}: only rows with a `run` can be compared.")
-    plain, above = Counter(row.name for _, row in spec.rows()), set[str]()
-    for _, row in spec.rows():
-        parts = {Total: lambda o: o.rows, Overhead: lambda o: (o.row, o.over)}.get(type(row.origin), lambda o: ())
-        for part in parts(row.origin):
-            if part not in above or plain[part] > 1:
-                raise UserError(
-                    f"{path}, row {row.name!r} refers to the row {part!r}; exactly one of that name, above it, is "
-                    "expected."
-                )
-        above.add(row.name)
-
-
-def _check_origins(spec: TableSpec, path: Path) -> None:
-    """Rows need what their numbers come from."""
-    for _, row in spec.rows():
-        place, origin = f"{path}, row {row.name!r}", row.origin
-        if isinstance(origin, (Runs, Backbone)) and spec.suite is None:
-            raise UserError(f"{place} shows results of a benchmark: give `suite`, the name of the suite.")
-        if isinstance(origin, Stage) and len(origin.experiments) != len(spec.columns):
-            raise UserError(f"{place} needs one run a column ({len(spec.columns)}).")
-        if isinstance(origin, CorpusSource) and spec.corpus is None:
-            raise UserError(f"{place} counts a corpus: give `corpus`, an experiment that uses it.")
-        if isinstance(origin, CorpusSource) and len(spec.columns) != 4:
-            raise UserError(f"{place} counts a corpus: four columns are expected, number and percent of two splits.")
-
-
-def _check_figure(spec: TableSpec, path: Path) -> None:
-    figure = spec.figure
-    if figure is None:
-        return
-    if figure.column not in spec.columns:
-        raise UserError(f"{path}, figure: there is no column {figure.column!r}; there are {', '.join(spec.columns)}.")
-    axes = [axis for axis in (figure.x, figure.y) if axis is not None]
-    for group in spec.groups:
-        for row in group.rows:
-            if missing := [axis for axis in axes if axis not in row.at]:
-                raise UserError(f"{path}, row {row.name!r} has no {missing[0]!r} in `at`, where the figure draws it.")
-    places = [tuple(row.at[axis] for axis in axes) for _, row in spec.rows()]
-    if figure.kind == "heatmap" and len(set(places)) < len(places):
-        raise UserError(f"{path}, figure: two rows lie in one cell of the heatmap.")
-
-
-# --- kinds of values -------------------------------------------------------------------------------------------------
-
-
-def _optional(content: dict[str, Any], key: str, read: Callable[[Any, str], Any], place: str) -> Any:
-    return read(content[key], f"{place}, {key}") if key in content else None
-
-
-def _text(value: Any, place: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{place}: text was expected, not {_kind(value)}.")
-    return value
-
-
-def _texts(value: Any, place: str) -> tuple[str, ...]:
-    return tuple(_text(item, place) for item in _list(value, place))
-
-
-def _list(value: Any, place: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise UserError(f"{place}: a list was expected, not {_kind(value)}.")
-    return value
-
-
-def _pair(value: Any, place: str) -> tuple[str, str]:
-    names = _texts(value, place)
-    if len(names) != 2:
-        raise UserError(f"{place}: two names of rows were expected, not {len(names)}.")
-    return names[0], names[1]
-
-
-def _number(value: Any, place: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise UserError(f"{place}: a number was expected, not {_kind(value)}.")
-    return float(value)
-
-
-def _decimals(value: Any, place: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_DECIMALS:
-        raise UserError(f"{place}: a whole number from 0 to {MOST_DECIMALS} was expected, not {_kind(value)}.")
-    return value
+    check_keys(content, required, required | {"over", "column", "slip"}, place)
+    given = {key: text(value, f"{place}, {key}") for key, value in content.items() if key != "value"}
+    return Stated(value=number(content["value"], f"{place}, value"), **given)
 
 
 def _experiment(value: Any, place: str) -> str:
-    name = _text(value, place)
+    name = text(value, place)
     try:
         inside(Path(EXPERIMENTS), name)
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
     return name
-
-
-def _is_container(value: Any) -> bool:
-    return isinstance(value, (list, dict))
-
-
-def _kind(value: Any) -> str:
-    """A value in a message, a large one by its kind alone."""
-    if _is_container(value):
-        return "a list" if isinstance(value, list) else "a mapping"
-    return "nothing" if value is None else repr(value)[:80]
-
-
-def _check_keys(content: Any, required: set[str], known: set[str], place: str) -> None:
-    if not isinstance(content, dict):
-        raise UserError(f"{place} is not a mapping.")
-    if missing := required - set(content):
-        raise UserError(f"{place} lacks {', '.join(sorted(missing))}.")
-    if unknown := {str(key) for key in content if key not in known}:
-        raise UserError(f"{place} has unknown keys {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}.")

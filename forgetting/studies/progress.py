@@ -1,4 +1,4 @@
-"""Progress of a long sequence of stages, with everything that the stages print kept in a file."""
+"""Progress of a long sequence of jobs, with everything that they print kept in files."""
 
 import contextlib
 import logging
@@ -7,54 +7,62 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 
 
-class Stages:
-    """Shows how far a sequence of stages is: a bar on a terminal, else a line a stage.
+class Progress:
+    """Shows how far a sequence of jobs is: a bar on a terminal, else a line per job.
 
     Args:
-        total: How many stages there are.
+        total: Number of jobs.
         console: Where to show it.
     """
 
     def __init__(self, total: int, console: Console) -> None:
-        self.total = total
+        self.total, self.console = total, console
         self.done = 0
-        self.console = console
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._whole = self._progress.add_task("", total=total)
+        self._bars = Bars(*columns, console=console, disable=not console.is_terminal)
+        self._whole = self._bars.add_task("", total=total)
         self._part: TaskID | None = None
 
-    @contextlib.contextmanager
-    def shown(self) -> Iterator[None]:
-        """While the stages run."""
-        with self._progress:
-            yield
+    def __enter__(self) -> "Progress":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.stop()
 
     @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """One stage."""
-        self._progress.update(self._whole, description=name)
-        start = time.perf_counter()
-        yield
-        self.done += 1
-        self._progress.update(self._whole, completed=self.done)
-        if self._part is not None:
-            self._progress.remove_task(self._part)
-            self._part = None
-        if not self.console.is_terminal:
-            seconds = time.perf_counter() - start
-            self.console.print(f"[{self.done}/{self.total}] {name}, {seconds:.1f} s", markup=False, highlight=False)
+    def job(self, name: str) -> Iterator[None]:
+        """One job. Where it raises, the line says that it failed."""
+        self._bars.update(self._whole, description=name)
+        start, failed = time.perf_counter(), True
+        try:
+            yield
+            failed = False
+        finally:
+            self.done += 1
+            self._bars.update(self._whole, completed=self.done)
+            if self._part is not None:
+                self._bars.remove_task(self._part)
+                self._part = None
+            if not self.console.is_terminal or failed:
+                seconds = time.perf_counter() - start
+                self.say(f"[{self.done}/{self.total}] {name}, {'failed after ' * failed}{seconds:.1f} s")
 
     def step(self, done: int, total: int) -> None:
-        """A step inside the present stage: a second bar on a terminal, else a line every quarter."""
+        """A step inside the present job: a second bar on a terminal, else a line every quarter."""
         if self._part is None:
-            self._part = self._progress.add_task("  steps", total=total)
-        self._progress.update(self._part, completed=done)
+            self._part = self._bars.add_task("  steps", total=total)
+        self._bars.update(self._part, completed=done)
         if not self.console.is_terminal and done < total and done % max(total // 4, 1) == 0:
-            self.console.print(f"  step {done} of {total}", markup=False, highlight=False)
+            self.say(f"  step {done} of {total}")
+
+    def say(self, text: str) -> None:
+        """A line of its own, as it stands."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,82 @@
+"""A job: one command of a study, what it needs, and whether it is done."""
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+STAGES = ("prepare", "reference", "score", "fit", "evaluate", "evaluate_base")
+
+Key = tuple[str, str]
+"""Stage and name of a job."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command line.
+
+    Attributes:
+        stage: One of `STAGES`.
+        run_id: Of the run; of a base model the folder of its results; of a corpus a hash of its settings.
+        seed: Of the run.
+        arguments: The command line after `python -m forgetting`.
+        needs: Keys of the jobs that come before it.
+        folder: Where its results lie.
+        files: The YAML files that it is made from: once one is edited, the job is run again, which keeps what still
+            holds and refuses what does not.
+        artifact: Returns the file that a job leaves when it went through, and None where that file is not there.
+        config: The run's configuration, merged from its files and overrides; empty for a base model.
+        label: Protocol and suite, which tell evaluations of one run apart.
+    """
+
+    stage: str
+    run_id: str
+    seed: int
+    arguments: tuple[str, ...]
+    needs: tuple[Key, ...]
+    folder: Path
+    files: tuple[Path, ...] = ()
+    artifact: Callable[[], Path | None] = field(default=lambda: None, compare=False)
+    config: dict[str, Any] = field(default_factory=dict, compare=False)
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """Unique among the jobs of its stage, and fit to be a path."""
+        run = self.run_id if self.stage in ("prepare", "evaluate_base") else f"{self.run_id}/seed-{self.seed}"
+        return f"{self.label}/{run}" if self.label else run
+
+    @property
+    def key(self) -> Key:
+        """Stage and name."""
+        return self.stage, self.name
+
+    @property
+    def command(self) -> str:
+        """The command line as it can be typed."""
+        return shlex.join(["python", "-m", "forgetting", *self.arguments])
+
+    def is_done(self) -> bool:
+        """Whether the job went through, and none of its files was edited since.
+
+        A corpus is named by its content, which only its job can tell: it is never done, and takes a second where it is
+        there already.
+        """
+        artifact = self.artifact()
+        if artifact is None:
+            return False
+        made = artifact.stat().st_mtime_ns
+        return all(file.stat().st_mtime_ns <= made for file in self.files if file.is_file())
+
+
+def needs_store(config: dict[str, Any]) -> bool:
+    """Whether a run reads the scores: it selects tokens, or a user's own objective may read them.
+
+    Args:
+        config: Of the run, merged from files and overrides.
+    """
+    objective = config["model"]["objective"]
+    name = objective["class_path"] if isinstance(objective, dict) else str(objective)
+    is_own = "." in name and not name.startswith("forgetting.")
+    return config["data"].get("positive_fraction") != "all" or is_own

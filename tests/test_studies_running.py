@@ -1,0 +1,254 @@
+"""Studies run for real, on a model of a few thousand parameters: from one file to a table, again, killed, and failing."""
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import write_backbone
+from small_experiment import adapter_bytes, in_process
+
+from forgetting.cli import main
+from forgetting.errors import UserError
+from forgetting.studies.plan import Plan
+from forgetting.studies.results import RunFolders
+from forgetting.studies.spec_file import load_study
+
+STUDY = """
+title: Sums
+seeds: 2
+suite: small.yaml
+columns:
+  - Sums
+  - {name: Held-out nll, metric: validation/nll, decimals: 3}
+  - {name: Minutes, cost: fit}
+  - {name: AUC, noise: auc}
+  - {name: Recall of lies, noise: recall/lie}
+config:
+  run: null
+  trainer: {accelerator: cpu, devices: 1, precision: 32-true, val_check_interval: 1.0}
+  model: {backbone: backbone, dtype: float32, learning_rate: 1.0e-2, lora: {rank: 4}, objective: OBJECTIVE}
+  data:
+    corpus:
+      sources: {made: {path: source.jsonl, prompt: "{question}", response: "{answer}", noise: noise}}
+      num_train: 24
+      num_reference: 12
+      num_validation: 4
+    max_length: 64
+    batch_size: 6
+groups:
+  - name: Small
+    rows:
+      - {name: Base, base: true}
+      - {name: Full, set: {model.objective: FullTokens, data.positive_fraction: all}}
+      - {name: Half, set: {data.positive_fraction: 0.5}}
+      - {name: Most}
+    compare: [[Half, Most], [Full, Base]]
+""".replace("  run: null\n", "")
+SUITE = """
+name: small
+batch_size: 8
+dtype: float32
+include_path: [tasks]
+columns: {Sums: {tasks: [sums], metric: acc}}
+"""
+TASK = """
+task: sums
+dataset_path: json
+dataset_kwargs: {data_files: {test: tasks/sums.jsonl}}
+test_split: test
+output_type: loglikelihood
+doc_to_text: question
+doc_to_target: answer
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+
+
+def write_work(folder: Path) -> None:
+    """A study in one file outside of any `experiments/`, its data, its suite, and a base model."""
+    write_backbone(folder / "backbone")
+    rows = [
+        {"question": f"{i} plus {i % 7}?", "answer": f" It is {i + i % 7}.", "noise": [[1, 3, "lie"]] if i % 3 else []}
+        for i in range(50)
+    ]
+    (folder / "source.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "tasks").mkdir()
+    (folder / "tasks/sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:6]))
+    (folder / "tasks/sums.yaml").write_text(TASK)
+    (folder / "small.yaml").write_text(SUITE)
+    (folder / "mine.yaml").write_text(STUDY.replace("OBJECTIVE", "{class_path: Forgetting}"))
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_work(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def lines_of(text: str) -> dict[str, list[str]]:
+    """Cells of a Markdown table's rows by their first cell."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return {row[0]: row[1:] for row in rows}
+
+
+@pytest.mark.slow
+def test_one_file_to_one_table_and_again(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["table", "mine.yaml", "--run"])
+    first = capsys.readouterr()
+    rows = lines_of(first.out)
+    assert rows["Full"][0] == "2 seeds"
+    assert all("±" in cell for cell in rows["Half"][1:3])
+    assert rows["Full"][4:] == ["—", "—"]  # every token is positive: nothing was detected
+    assert all(cell != "—" for cell in rows["Half"][4:])
+    assert rows["Base"][0] == ""
+    assert rows["Base"][2:] == ["—"] * 4
+    assert re.search(r"\[.*\], [012] of 2", rows["Half − Most"][2])
+    assert "Missing" not in first.out
+    assert not [row for row in rows if "ours" in rows[row]]
+
+    # What it printed as commands can be typed: nothing is trained again.
+    files = {path: path.stat().st_mtime_ns for path in Path().rglob("*.safetensors")}
+    plan = Plan(load_study(Path("mine.yaml")), RunFolders())
+    assert plan.pending() == []
+    (fit,) = [job for job in plan.jobs.values() if job.stage == "fit" and job.run_id == "mine/run" and job.seed == 1]
+    main(list(fit.arguments))
+    assert "is complete: its adapter is trained" in capsys.readouterr().out
+    main(["table", "mine.yaml", "--run"])
+    second = capsys.readouterr()
+    assert second.out == first.out
+    assert "nothing is missing" in second.err
+    assert {path: path.stat().st_mtime_ns for path in Path().rglob("*.safetensors")} == files
+
+    # An edited study is not silently that of the runs that are there.
+    edited = Path("mine.yaml").read_text().replace("learning_rate: 1.0e-2", "learning_rate: 2.0e-2")
+    Path("mine.yaml").write_text(edited)
+    with pytest.raises(UserError, match=r"holds a run of another configuration"):
+        main(["table", "mine.yaml", "--run"])
+
+
+@pytest.mark.slow
+def test_a_failing_job_leaves_the_others(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = yaml.safe_load(Path("mine.yaml").read_text())
+    study |= {"seeds": 1, "columns": ["Sums"]}
+    study["groups"][0]["rows"][2]["set"] = {"data.positive_fraction": 7}
+    Path("mine.yaml").write_text(yaml.safe_dump(study))
+    with pytest.raises(UserError, match="1 jobs failed and 1 were skipped") as caught:
+        main(["table", "mine.yaml", "--run"])
+    said = str(caught.value)
+    log = "runs/logs/fit/mine/run@positive_fraction=7/seed-0.log"
+    assert re.search(rf"fit mine/run@positive_fraction=7/seed-0: .*7.* What it printed is in {re.escape(log)}", said)
+    assert Path(log).is_file()
+    assert "evaluate corrected/small/mine/run@positive_fraction=7/seed-0: skipped, for it needs fit mine/run@p" in said
+    out = capsys.readouterr().out
+    rows = lines_of(out)
+    assert rows["Half"] == ["", "—"]
+    assert all(rows[name][1] != "—" for name in ("Base", "Full", "Most"))
+    assert "- Half (Small): `python -m forgetting fit --config runs/experiments/mine/run.yaml" in out
+
+
+@pytest.mark.slow
+def test_a_killed_study_is_resumed_to_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Path("runs/mine/run/seed-0")
+    command = ["table", "mine.yaml", "--seeds", "1", "--run", "--output", "table.csv"]
+    tables = {}
+    for name in ("whole", "killed"):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_work(folder)
+        study = Path(folder / "mine.yaml")
+        rows = "      - {name: Half, set: {data.positive_fraction: 0.5}}\n"
+        minutes = "  - {name: Minutes, cost: fit}\n"
+        study.write_text(study.read_text().replace(rows, "").replace("[Half, Most], ", "").replace(minutes, ""))
+        monkeypatch.chdir(folder)
+        if name == "killed":
+            with monkeypatch.context() as patch:
+                from forgetting.method.module import FineTuner
+
+                whole = FineTuner.on_train_batch_end if hasattr(FineTuner, "on_train_batch_end") else None
+
+                def kill(module, *args, **kwargs) -> None:
+                    if module.trainer.global_step == 2 and "mine/run/" in str(module.trainer.default_root_dir):
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    if whole is not None:
+                        whole(module, *args, **kwargs)
+
+                patch.setattr(FineTuner, "on_train_batch_end", kill, raising=False)
+                assert in_process(command) == -signal.SIGKILL
+            assert not (run / "adapter").exists()
+        assert in_process(command) == 0
+        tables[name] = (Path("table.csv").read_text(), adapter_bytes(run))
+    assert tables["whole"] == tables["killed"]
+
+
+def test_repetitions_that_are_overlays_have_runs_of_their_own(work: Path) -> None:
+    for n in (1, 2):
+        Path(f"world-{n}.yaml").write_text(
+            f"seed_everything: {n}\ndata: {{reference_seed: {n}, corpus: {{seed: {n}}}}}"
+        )
+    study = yaml.safe_load(Path("mine.yaml").read_text())
+    del study["seeds"]
+    study["repeats"] = [{"overlay": "world-1.yaml", "suite": "small.yaml"}, "world-2.yaml"]
+    Path("mine.yaml").write_text(yaml.safe_dump(study))
+    plan = Plan(load_study(Path("mine.yaml")), RunFolders())
+    runs = [run.folder.as_posix() for run in plan.of("Small", "Half")]
+    assert runs == [f"runs/mine/run@world-{n}+positive_fraction=0.5/seed-{n}" for n in (1, 2)]
+    references = [job for job in plan.jobs.values() if job.stage == "reference"]
+    assert [(job.run_id, job.seed) for job in references] == [(f"mine/reference@world-{n}", n) for n in (1, 2)]
+    assert len({key for key in plan.jobs if key[0] == "prepare"}) == 2
+    assert len(plan.of("Small", "Base")) == 1  # one model: one result
+    with pytest.raises(UserError, match="is repeated over 2 overlays: leave the seeds out"):
+        main(["table", "mine.yaml", "--seeds", "3"])
+
+
+def test_a_user_s_objective_needs_the_scores_whatever_the_fraction(work: Path) -> None:
+    study = yaml.safe_load(Path("mine.yaml").read_text())
+    study["groups"][0]["rows"][1]["set"]["model.objective"] = "my_package.MyObjective"
+    Path("mine.yaml").write_text(yaml.safe_dump(study))
+    jobs = Plan(load_study(Path("mine.yaml")), RunFolders()).jobs
+    needs = {job.run_id: job.needs[0][0] for job in jobs.values() if job.stage == "fit"}
+    assert needs["mine/run@positive_fraction=all+objective=MyObjective"] == "score"
+
+
+@pytest.mark.parametrize("devices", ["devices: 2", "devices: [0, 1]", "devices: 1, num_nodes: 2"])
+def test_a_process_per_device_is_not_started_from_here(work: Path, devices: str) -> None:
+    Path("mine.yaml").write_text(Path("mine.yaml").read_text().replace("devices: 1", devices))
+    with pytest.raises(UserError, match=r"runs its jobs in one process\. Lay --config configs/machines/one-gpu.yaml"):
+        main(["table", "mine.yaml", "--run"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("suite: small.yaml", "suite: smal.yaml"), r"there is no suite smal\.yaml"),
+        (("suite: small.yaml", "suite: smal"), r"there is no suite 'smal'\. Known: architectures, main"),
+        (("config:\n", "configs:\n"), "has unknown keys configs"),
+        (("metric: validation/nll", "metrics: validation/nll"), "columns has unknown keys metrics"),
+        (("metric: validation/nll, ", ""), "'Held-out nll' has none of metric, cost, noise"),
+        (("cost: fit", "cost: score"), "cost is 'score'; one of fit, evaluate was expected"),
+        (
+            ("{model.objective: FullTokens, data.positive_fraction: all}", "[1]"),
+            "set: a mapping from settings to values was expected, not a list",
+        ),
+        (("data.positive_fraction: all", "positive_fraction: all"), "set: 'positive_fraction' is no setting; model"),
+        (("data.positive_fraction: all", "run.root: x"), r"set: 'run\.root' is no setting"),
+        (("{name: Most}", "{name: Most, run: other}"), "are runs of it. Leave `run` out"),
+        (("{name: Most}", "{name: Most, base: backbone, set: {}}"), "`set` changes a run, and this row has none"),
+        (("seeds: 2", "seeds: 0"), "seeds=0: a number of seeds, at least 1, or a list such as 0,5,7 is expected"),
+        (("seeds: 2", "seeds: 2\nrepeats: [small.yaml]"), "has `repeats` and `seeds`"),
+        (("seeds: 2", "repeats: [{suite: small.yaml}]"), "repeats lacks overlay"),
+        (("seeds: 2", "overlays: [absent.yaml]"), "absent.yaml"),
+        (("seeds: 2", "experiments: nowhere"), "there is no folder nowhere"),
+    ],
+    ids=lambda value: value[1][:30] if isinstance(value, tuple) else None,
+)
+def test_a_study_that_cannot_be_meant_is_one_early_message(work: Path, change: tuple[str, str], message: str) -> None:
+    text = Path("mine.yaml").read_text()
+    assert change[0] in text
+    Path("mine.yaml").write_text(text.replace(*change))
+    with pytest.raises(UserError, match=message):
+        main(["table", "mine.yaml", "--run"])
+    assert not Path("runs/logs").exists()
