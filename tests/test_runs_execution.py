@@ -11,7 +11,7 @@ from forgetting.method.objectives import MeanNLL
 from forgetting.method.steps import LabeledBatch, OptimizerStep
 from forgetting.model.batch import MicroBatch, pad
 from forgetting.model.lora import Lora
-from forgetting.runs.estimate import estimate
+from forgetting.runs.preflight import estimate
 from forgetting.runs.trainer import Trainer
 
 

@@ -9,7 +9,7 @@ from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
 from forgetting.method.scoring import ScoringData
 from forgetting.runs.checkpoints import SafeCheckpointIO, steps_in_checkpoint
-from forgetting.runs.records import ScoreWriter
+from forgetting.runs.score_writer import ScoreWriter
 from forgetting.runs.signals import LeaveWhenAsked, Signals, leave_with_parent
 
 

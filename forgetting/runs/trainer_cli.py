@@ -19,10 +19,11 @@ from forgetting.method.module import FineTuner
 from forgetting.method.objectives import MeanNLL  # objectives can then be named without their module
 from forgetting.model.adapter_folder import refuse_damaged_adapter
 from forgetting.runs.checkpoints import ResumePoint, resume_from
+from forgetting.runs.cost import Cost
 from forgetting.runs.metrics import MetricsFile
 from forgetting.runs.naming import Naming
 from forgetting.runs.provenance import InputCheck
-from forgetting.runs.records import Cost, RunRecord
+from forgetting.runs.records import RunRecord
 from forgetting.runs.reference import refuse_unshared
 from forgetting.runs.refusals import refuse_settings
 from forgetting.runs.run import Run, RunSettings, computed, run_seed
