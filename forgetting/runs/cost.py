@@ -62,6 +62,7 @@ class Cost(Callback):
 
 
 def machine_record(trainer: lightning.Trainer) -> dict[str, Any]:
+    """Device, number of devices and peak memory in bytes, for an entry of `cost.json`."""
     device = trainer.strategy.root_device
     peak = peak_memory_bytes(device)
     return {"device": device_name(device), "num_devices": trainer.world_size, "peak_memory_bytes": peak}
