@@ -30,7 +30,10 @@ COMMANDS = {
     "prepare": ("forgetting.runs.prepare:prepare_command", "Make the corpus: sources, duplicates, draw, tokens."),
     "evaluate": ("forgetting.evaluation.command:evaluate_command", "Benchmarks on a run, a model folder or a hub id."),
     "compare": ("forgetting.evaluation.command:compare_command", "Paired difference of two evaluations."),
-    "table": ("forgetting.studies.command:table_command", "A study: its table, from the runs that are there or run now."),
+    "table": (
+        "forgetting.studies.command:table_command",
+        "A study: its table, from the runs that are there or run now.",
+    ),
     "lab": ("forgetting.lab_command:lab_command", "The paper's comparison on a generated world with known noise."),
 }
 

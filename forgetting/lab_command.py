@@ -22,7 +22,9 @@ def lab_command(arguments: list[str]) -> None:
     from forgetting.lab.pretraining import one_thread
     from forgetting.studies.command import table_command
 
-    folders = [Path(options.worlds) / str(seed) for seed in range(options.first_seed, options.first_seed + options.seeds)]
+    folders = [
+        Path(options.worlds) / str(seed) for seed in range(options.first_seed, options.first_seed + options.seeds)
+    ]
     _write_worlds(folders, runs / "logs")
     study = write_study(experiments, folders, runs / "lab.yaml")
     places = ["--runs", str(runs), *(["--corpora", options.corpora] if options.corpora else [])]

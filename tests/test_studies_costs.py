@@ -106,7 +106,9 @@ def test_table_1_is_filled_from_a_manifest(tmp_path: Path) -> None:
 def test_without_a_corpus_table_1_says_how_to_make_one() -> None:
     table = collect(Plan(load_study(EXPERIMENTS / "tables/table1.yaml"), RunFolders()))
     commands = table.missing()[0].commands
-    assert re.fullmatch(r"python -m forgetting prepare --config .*experiments/table3/llama-3.2-1b/full.yaml", commands[0])
+    assert re.fullmatch(
+        r"python -m forgetting prepare --config .*experiments/table3/llama-3.2-1b/full.yaml", commands[0]
+    )
 
 
 def jobs_of(*names: str, root: Path = Path("runs")) -> dict[tuple[str, str], Job]:

@@ -507,8 +507,14 @@ def test_the_command_says_what_is_wrong(spec_file: Path, arguments: list[str], m
         (('group: "Model_a | 1B", row', "group: Nope, row"), r"refers to rows that it does not have: \[\('Nope'"),
         (('group: "Model_a | 1B", row', "group: [a], row"), "stated, group: text was expected, not a list"),
         (("value: 7.0", "value: seven"), "stated, value: a number was expected, not 'seven'"),
-        (("suite: small.yaml", "suite: small.yaml\ndecimals: -1"), "decimals: a whole number from 0 to 10 was expected, not -1"),
-        (("suite: small.yaml", "suite: small.yaml\ndecimals: two"), "decimals: a whole number from 0 to 10 was expected, not 't"),
+        (
+            ("suite: small.yaml", "suite: small.yaml\ndecimals: -1"),
+            "decimals: a whole number from 0 to 10 was expected, not -1",
+        ),
+        (
+            ("suite: small.yaml", "suite: small.yaml\ndecimals: two"),
+            "decimals: a whole number from 0 to 10 was expected, not 't",
+        ),
         (("suite: small.yaml", "corpus: t/alone"), "row 'Base' shows results of a benchmark: give `suite`"),
         (("run: t/alone", "run: 3"), "row 4 'Ours alone', run: text was expected, not 3"),
         (("run: t/alone", "run: ../../etc"), "run: '../../etc' is no name of something inside experiments"),

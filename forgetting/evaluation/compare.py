@@ -188,9 +188,7 @@ def _common_suite(a: Path, b: Path, protocol: str) -> str:
     return common[0]
 
 
-def _evaluations(
-    folder: Path, suite: str, protocol: str, seeds: Collection[str] | None
-) -> dict[str, _Evaluation]:
+def _evaluations(folder: Path, suite: str, protocol: str, seeds: Collection[str] | None) -> dict[str, _Evaluation]:
     name, again = results_name(suite, protocol), _command(folder, suite, protocol)
     folders = [one for one in seed_folders(folder) if (one / name).is_file() and (seeds is None or one.name in seeds)]
     if not folders and (folder / name).is_file():

@@ -139,7 +139,12 @@ def _parser() -> ArgumentParser:
     add = parser.add_argument
     add("study", type=str, help="its YAML file, such as experiments/tables/table3.yaml")
     add("--run", action="store_true", help="run what is missing, one job after the other, in this process")
-    add("--seeds", type=str | None, default=None, help="of the runs: a number, or a list such as 0,5,7 (default: its own)")
+    add(
+        "--seeds",
+        type=str | None,
+        default=None,
+        help="of the runs: a number, or a list such as 0,5,7 (default: its own)",
+    )
     add("--config", type=str, action="append", help="a file laid over every run, such as configs/file-order.yaml")
     add("--format", type=str | None, default=None, help="markdown, latex, csv or html; figures: svg or png too")
     add("--output", type=str, nargs="+", help="files to write, the suffix giving the format (default: print)")

@@ -5,8 +5,8 @@ from typing import Any
 
 from forgetting.artifacts import complete_or_absent
 from forgetting.errors import UserError
-from forgetting.studies.table import Line, Table
 from forgetting.studies.spec import AVERAGE, Figure, Value
+from forgetting.studies.table import Line, Table
 
 COLORS = ("#2f6f9f", "#c8553d", "#5b8c5a", "#7d5ba6")
 

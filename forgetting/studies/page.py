@@ -2,8 +2,8 @@
 
 import html
 
-from forgetting.studies.table import Table
 from forgetting.studies.rows import further_text, pair_rows, text_rows
+from forgetting.studies.table import Table
 
 STYLE = """
 body { font: 14px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; }

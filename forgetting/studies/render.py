@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable
 
 from forgetting.errors import UserError
-from forgetting.studies.table import Table
 from forgetting.studies.page import page
 from forgetting.studies.rows import further_text, pair_rows, text_rows
 from forgetting.studies.spec import BaseModel, Origin, Runs, Value
+from forgetting.studies.table import Table
 
 
 def markdown(table: Table) -> str:

@@ -92,7 +92,9 @@ class RunFolders:
         try:
             return float(values[-1]) if values else None
         except ValueError:
-            raise UserError(f"{path} has {values[-1]!r} as {name}: it is damaged. Move {folder} away and run again.") from None
+            raise UserError(
+                f"{path} has {values[-1]!r} as {name}: it is damaged. Move {folder} away and run again."
+            ) from None
 
     def corpus_counts(self) -> dict[str, dict[str, int]]:
         """Samples per source in each split of the corpus; empty where none is given.
