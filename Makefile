@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := forgetting tests benchmarks experiments
 
-.PHONY: setup lab test quick check format lint types paper
+.PHONY: setup lab test quick check format lint imports types paper
 
 setup: .venv/installed
 
@@ -21,13 +21,16 @@ test: setup  ## every test; no network, no GPU
 quick: setup  ## the fast tests
 	$(BIN)/python -m pytest -n 4 -m 'not slow'
 
-check: format lint types test  ## all of CI
+check: format lint imports types test  ## all of CI
 
 format: setup
 	$(BIN)/ruff format --check $(SOURCES)
 
 lint: setup
 	$(BIN)/ruff check $(SOURCES)
+
+imports: setup  ## no room knows a room above it
+	$(BIN)/lint-imports
 
 types: setup
 	$(BIN)/pyright --pythonpath $(BIN)/python

@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 from setting import machine, private_memory
 
-from forgetting.method.selection import Selection, cut_at
+from forgetting.method.masks import ScoredSplit, Selected
+from forgetting.method.scores import LossReduction
+from forgetting.method.selection import Selection, threshold_of_top
 from forgetting.method.store import ScoreStore, close_store, shard_ranges, write_shard
 
 PIECE = 2**20
@@ -43,14 +45,14 @@ def write_store(folder: Path, num: int, tokens_per_example: int = 100, examples_
     for shard in ranges:
         piece = slice(shard.first * tokens_per_example, shard.last * tokens_per_example)
         counts = np.full(shard.last - shard.first, tokens_per_example)
-        write_shard(folder / "store", shard, {}, counts, base[piece], reference[piece])
+        write_shard(folder / "store", shard, {}, counts, {"nll_base": base[piece], "nll_reference": reference[piece]})
     close_store(folder / "store", {}, ranges, {})
 
 
 def measure(kind: str, folder: Path) -> dict[str, float]:
-    """Seconds and peak memory of one way to the cut."""
+    """Seconds and peak memory of one way to the threshold."""
     base, reference = (np.memmap(folder / name, np.float32, "r") for name in ("base", "reference"))
-    num_above = round(RHO * len(base))
+    num_selected = round(RHO * len(base))
 
     def chunks() -> Iterator[np.ndarray]:
         for first in range(0, len(base), PIECE):
@@ -60,12 +62,15 @@ def measure(kind: str, folder: Path) -> dict[str, float]:
     with private_memory() as peak:
         match kind:
             case "stream":
-                threshold = cut_at(chunks, num_above).threshold
+                threshold = threshold_of_top(chunks, num_selected).value
             case "store":
-                threshold = ScoreStore.open(folder / "store").sides(Selection(RHO)).positive.threshold
+                scored = ScoredSplit(ScoreStore.open(folder / "store").split("train"), LossReduction())
+                thresholds = Selected(scored, Selection(RHO)).thresholds
+                assert thresholds is not None
+                threshold = thresholds.positive.value
             case _:
                 scores = np.concatenate(list(chunks()))
-                place = len(scores) - num_above
+                place = len(scores) - num_selected
                 sort = np.sort if kind == "np.sort" else lambda values: np.partition(values, place)
                 threshold = float(sort(scores)[place])
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu

@@ -12,8 +12,8 @@ from setting import machine
 
 from forgetting.corpus.tokens import TokenizedCorpus, TokenizedSplit
 from forgetting.method.scoring import ScoringDataset, score_shard
-from forgetting.method.selection import Granularity, Selection, quality, sequence_means, sides
-from forgetting.method.store import ScoreStore, shard_ranges
+from forgetting.method.selection import Granularity, Selection, find_thresholds, sequence_means
+from forgetting.method.store import COLUMNS, ScoreStore, shard_ranges
 from forgetting.model.backbone import load_backbone
 from forgetting.model.language_model import LanguageModel
 from forgetting.model.lora import load_lora
@@ -30,16 +30,16 @@ def scored(backbone: str, adapter: Path, split: TokenizedSplit, precision: str, 
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=low):
             scores = score_shard(model, work[number])
         assert scores is not None
-        columns.append(np.stack([scores.nll_base, scores.nll_reference]))
+        columns.append(np.stack([scores.columns[name] for name in COLUMNS]))
     return np.concatenate(columns, axis=1)
 
 
 def positive(nll: np.ndarray, num_targets: np.ndarray, granularity: Granularity) -> np.ndarray:
-    """The positive side at ρ = 0.7."""
-    score = quality(nll[0], nll[1])
+    """The positive mask at ρ = 0.7."""
+    score = nll[0] - nll[1]
     if granularity == "sequence":
         score = sequence_means(score, num_targets)
-    return sides(lambda: [score], len(score), Selection(0.7, granularity)).masks(score, 0)[0]
+    return find_thresholds(lambda: [score], len(score), Selection(0.7, granularity)).masks(score, 0)[0]
 
 
 def main() -> None:
@@ -54,10 +54,9 @@ def main() -> None:
     folders = (TokenizedCorpus(folder) for folder in options.corpora.glob("*/tokens-*"))
     split = next(t for t in folders if t.content_hash == store.identity["tokens"]).split("train")
     stored, counts = store.split("train"), split.num_targets
-    before = np.stack([stored.nll_base, stored.nll_reference])
-    print(
-        f"{machine()}\n{before.shape[1]:,} response tokens, median |Q| {np.median(np.abs(quality(*before))):.2f} nats"
-    )
+    before = np.stack([stored.column(name) for name in COLUMNS])
+    median = np.median(np.abs(before[0] - before[1]))
+    print(f"{machine()}\n{before.shape[1]:,} response tokens, median |Q| {median:.2f} nats")
     found: dict[str, np.ndarray] = {"the store": before}
     for precision in ("32-true", "bf16-mixed"):
         for budget in (1024, 8192, 1):
@@ -72,7 +71,7 @@ def main() -> None:
         changed = [np.mean(positive(a, counts, g) != positive(b, counts, g)) for g in ("token", "sequence")]
         print(f"{one} and {other}: nll apart by {apart.mean():.1e} in the mean, {np.quantile(apart, 0.9999):.1e} in "
               f"99.99 %, {apart.max():.1e} at most; {changed[0]:.3%} of the tokens and {changed[1]:.3%} of the "
-              "sequences change sides", flush=True)  # fmt: skip
+              "sequences change their mask", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from setting import (
 )
 
 from forgetting.method.module import FineTuner
-from forgetting.method.objectives import FullTokens
+from forgetting.method.objectives import MeanNLL
 from forgetting.method.store import ScoreStore
 from forgetting.model.lora import Lora
 from forgetting.runs.trainer import Trainer
@@ -56,7 +56,7 @@ def score(folder: Path, num: int, budget: int | None, max_length: int = 2048) ->
     )  # fmt: skip
     dtype = "float32" if device().type == "cpu" else "bfloat16"
     module = FineTuner(
-        str(folder / "backbone"), FullTokens(), dtype=dtype, adapter=folder / "adapter", lora=Lora(dropout=0.0)
+        str(folder / "backbone"), MeanNLL(), dtype=dtype, adapter=folder / "adapter", lora=Lora(dropout=0.0)
     )
     data = data_module(folder / "backbone", folder / "source.jsonl", num, folder / "corpora", budget, max_length)
     data.store_folder = folder / "scores"

@@ -34,7 +34,7 @@ from transformers.utils import logging as transformers_logging
 
 from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
-from forgetting.method.objectives import FullTokens
+from forgetting.method.objectives import MeanNLL
 from forgetting.model.backbone import load_backbone
 from forgetting.model.lora import Lora, load_lora
 from forgetting.runs.metrics import MetricsFile
@@ -79,7 +79,7 @@ class Ours:
             use_distributed_sampler=False,
         )  # fmt: skip
         module = FineTuner(
-            str(self.folder / "backbone"), FullTokens(), dtype="float32" if cpu else "bfloat16",
+            str(self.folder / "backbone"), MeanNLL(), dtype="float32" if cpu else "bfloat16",
             lora=Lora(dropout=self.dropout), adapter=self.folder / "adapter", learning_rate=LEARNING_RATE,
             warmup_fraction=1 / self.steps,
         )  # fmt: skip

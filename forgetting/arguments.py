@@ -1,4 +1,4 @@
-"""The command line: the configuration files that it names, found before heavy imports, and what is wrong with it."""
+"""The command line: its configuration files and overrides as plain data, and clear errors. No heavy import."""
 
 import difflib
 import re
@@ -83,11 +83,11 @@ def base_files(arguments: Sequence[str]) -> list[Path]:
     if names and names[-1] != "paper":
         file = CONFIGS / f"{names[-1]}.yaml"
         if not file.is_file():
-            there = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
-            raise UserError(f"There is no base configuration {names[-1]!r} in {CONFIGS}; there are: {there}.")
+            existing = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+            raise UserError(f"There is no base configuration {names[-1]!r} in {CONFIGS}; there are: {existing}.")
         files.append(file)
     for file in files:
-        if not file.is_file():  # jsonargparse would go on without it
+        if not file.is_file():  # jsonargparse would silently do without it
             raise UserError(f"The base configuration {file} is missing. Install the package again.")
     return files
 
@@ -204,7 +204,7 @@ def refuse_no_experiment(command: str, arguments: Sequence[str]) -> None:
 
 
 def parse(parser: "ArgumentParser", arguments: Sequence[str], keys: "ArgumentParser | None" = None) -> "Namespace":
-    """Parse a command line; what is wrong with it is one message, with the keys that were probably meant.
+    """Parse a command line; an error is one message, with the keys that were probably meant.
 
     Args:
         parser: With `exit_on_error=False`.
@@ -239,6 +239,6 @@ def _meant(text: str, known: list[str]) -> str:
         if close:
             return f". Did you mean {' or '.join(dict.fromkeys(close))}?"
     for wrong in re.findall(r"import path string: (\w+)", text):
-        if close := difflib.get_close_matches(wrong, ("FullTokens", "Ignoring", "Forgetting"), n=1):
+        if close := difflib.get_close_matches(wrong, ("MeanNLL", "Forgetting"), n=1):
             return f". Did you mean {close[0]}?"
     return ". --help lists every key."

@@ -81,7 +81,7 @@ def _escaped(name: str) -> str:
 
 
 def is_alive(process: int) -> bool:
-    """Whether there is a process of this number on this host."""
+    """Tell whether a process of this number runs on this host."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -170,15 +170,15 @@ def hash_file(path: Path) -> str:
     state = [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
     memory = _cache() / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"
     with suppress(OSError, ValueError, TypeError, KeyError):  # absent, unreadable or cut short: hash again
-        known = json.loads(memory.read_text(encoding="utf-8"))
-        if known["state"] == state:
-            return str(known["sha256"])
+        remembered = json.loads(memory.read_text(encoding="utf-8"))
+        if remembered["state"] == state:
+            return str(remembered["sha256"])
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > SETTLED_NS:
         with suppress(OSError):  # no room or no permission: nothing is lost but time
-            write_json(memory, {"path": str(path), "state": state, "sha256": found})
-    return found
+            write_json(memory, {"path": str(path), "state": state, "sha256": sha256})
+    return sha256
 
 
 def _cache() -> Path:

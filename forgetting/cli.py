@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from forgetting.runs.trainer_cli import TrainerCLI
 
 TRAINER_COMMANDS = {
-    "fit": "Fine-tune: a reference on D_ref, or a method on D_train. Goes on where a stopped run stands.",
-    "validate": "Held-out nll of a finished run on D_val, all tokens and by side.",
+    "fit": "Fine-tune: a reference on D_ref, or a method on D_train. Resumes a stopped run.",
+    "validate": "Held-out nll of a finished run on D_val: all tokens, positive and negative ones.",
     "score": "Write base and reference nll of every response token into the reference's score store.",
 }
 COMMANDS = {

@@ -17,3 +17,23 @@ def _configs() -> Path:
 
 CONFIGS = _configs()
 EXPERIMENTS = "experiments"
+OUTPUTS = ("runs", "worlds")
+"""Folders that commands write models into: what is below them is none of the hub's."""
+
+
+def expanded(path: str) -> Path:
+    """The path with `~` replaced.
+
+    Raises:
+        UserError: It begins with `~` and there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: {error} Write the path without '~'.") from None
+
+
+def is_local(name: str) -> bool:
+    """Whether a name is a path, existing or not; else it is an id on the hub, `name` or `owner/name`."""
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.split("/")[0] in OUTPUTS
+    return is_path or expanded(name).exists()

@@ -1,4 +1,4 @@
-"""What others read of a run's folder: which seeds there are, and `cost.json`, what each stage took (Table 11)."""
+"""Parts of a run's folder that several rooms read: its seeds, and `cost.json`, the cost of each stage (Table 11)."""
 
 import re
 from pathlib import Path
@@ -30,7 +30,7 @@ def read_costs(folder: Path) -> list[dict[str, Any]]:
 
 
 def record_cost(folder: Path, entry: dict[str, Any], replace: bool) -> None:
-    """Write what a stage took.
+    """Record the cost of a stage.
 
     Args:
         folder: The run's.
@@ -38,7 +38,7 @@ def record_cost(folder: Path, entry: dict[str, Any], replace: bool) -> None:
         replace: The entry covers the whole stage and takes the place of an earlier one; else it is one more launch.
     """
     with locked(folder / ".cost", wait=True):  # fit, score and evaluate of one run may end at the same time
-        entries = [one for one in read_costs(folder) if not (replace and one["stage"] == entry["stage"])]
+        entries = [kept for kept in read_costs(folder) if not (replace and kept["stage"] == entry["stage"])]
         write_json(folder / FILE, [*entries, entry])
 
 

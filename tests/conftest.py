@@ -22,7 +22,16 @@ from transformers import (
     Qwen2Config,
 )
 
+from forgetting.cli import EXPECTED_WARNINGS
+
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Warnings are errors, but for those that the command line hides from its users, too."""
+    for message in EXPECTED_WARNINGS:
+        config.addinivalue_line("filterwarnings", f"ignore:{message}")
+
 
 SPECIAL = ["<s>", "</s>"]
 

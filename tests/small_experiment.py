@@ -56,7 +56,7 @@ def write_experiments(folder: Path) -> None:
     ]
     (folder / "source.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "experiments/tiny").mkdir(parents=True)
-    (folder / REFERENCE).write_text(EXPERIMENT.format(objective="FullTokens", split="reference"))
+    (folder / REFERENCE).write_text(EXPERIMENT.format(objective="MeanNLL", split="reference"))
     (folder / METHOD).write_text(EXPERIMENT.format(objective="Forgetting", split="train"))
 
 

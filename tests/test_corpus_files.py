@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forgetting.corpus.configuration import Source
-from forgetting.corpus.files import is_local, local_files, read_rows
+from forgetting.corpus.files import is_local_data, local_files, read_rows
 from forgetting.errors import UserError
 
 ROWS = [{"q": "one\ntwo", "a": "None"}, {"q": 'say "hi", then\tgo', "a": "007"}, {"q": "é 😀", "a": "2024-01-01"}]
@@ -138,10 +138,10 @@ def test_folders_patterns_and_lists_in_a_fixed_order(tmp_path: Path, monkeypatch
 def test_what_is_local_and_what_is_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org" / "here").mkdir(parents=True)
-    assert is_local("org/here")
-    assert not is_local("org/elsewhere")
-    assert not is_local("squad")
-    assert all(map(is_local, ["x.json", "./x", "/x/y", "a/b/c", "*.tsv", "~/x"]))
+    assert is_local_data("org/here")
+    assert not is_local_data("org/elsewhere")
+    assert not is_local_data("squad")
+    assert all(map(is_local_data, ["x.json", "./x", "/x/y", "a/b/c", "*.tsv", "~/x"]))
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def write_experiments(folder: Path) -> Path:
     rows = [{"question": f"What is {i} plus {i % 7}?", "answer": "so " * (i % 9) + f"{i + i % 7}"} for i in range(50)]
     (folder / "source.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "experiments/tiny").mkdir(parents=True)
-    (folder / REFERENCE).write_text(EXPERIMENT.format(objective="FullTokens", split="reference"))
+    (folder / REFERENCE).write_text(EXPERIMENT.format(objective="MeanNLL", split="reference"))
     (folder / METHOD).write_text(EXPERIMENT.format(objective="Forgetting", split="train"))
     return folder
 

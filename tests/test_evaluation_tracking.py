@@ -2,13 +2,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from forgetting.evaluation.tracking import append_cost, log_table, wandb_settings
 
 
 def test_costs_are_appended(tmp_path: Path) -> None:
-    append_cost(tmp_path, 1.5, "cpu")
-    append_cost(tmp_path, 2.0, "cpu")
+    append_cost(tmp_path, 1.5, torch.device("cpu"))
+    append_cost(tmp_path, 2.0, torch.device("cpu"))
     costs = json.loads((tmp_path / "cost.json").read_text())
     assert [cost["seconds"] for cost in costs] == [1.5, 2.0]
     assert set(costs[0]) == {"stage", "seconds", "device", "tokens", "peak_memory_bytes"}

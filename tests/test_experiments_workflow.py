@@ -107,7 +107,7 @@ def write_work(folder: Path, num_train: int) -> None:
     (experiments / "tables/small.yaml").write_text(TABLE)
     (experiments / "tables/counts.yaml").write_text(COUNTS)
     (experiments / "tables/times.yaml").write_text(TIMES)
-    for name, objective, split in [("reference", "FullTokens", "reference"), ("forgetting", "Forgetting", "train")]:
+    for name, objective, split in [("reference", "MeanNLL", "reference"), ("forgetting", "Forgetting", "train")]:
         text = RUN.format(objective=objective, split=split, num_train=num_train)
         (experiments / f"tiny/{name}.yaml").write_text(text)
     lines = [{"question": f"{i} plus {i % 7}?", "answer": f" It is {i + i % 7}."} for i in range(num_train + 20)]

@@ -218,12 +218,15 @@ def test_an_option_that_is_given_twice_is_not_dropped(work):
         main([*FIT, "--data.batch_size", "3", "--data.batch_size=4"])
 
 
-def test_full_tokens_has_no_use_for_a_selection_and_needs_no_store(work):
+def test_all_tokens_need_no_store_and_leave_nothing_to_unlearn(work):
     shutil.rmtree("runs")
+    everything = "--data.positive_fraction=all"
     for option in ("--data.forget_fraction=0.1", "--data.threshold=0"):
-        with pytest.raises(UserError, match="FullTokens learns every response token"):
-            main([*FIT, "--model.objective=FullTokens", option])
-    main([*FIT, "--model.objective=FullTokens", "--run.id=full"])  # at the default ρ, and without scores
+        with pytest.raises(UserError, match=r"leave data.forget_fraction out|exclude each other"):
+            main([*FIT, "--model.objective=MeanNLL", everything, option])
+    with pytest.raises(UserError, match='Forgetting needs negative tokens, but data.positive_fraction is "all"'):
+        main([*FIT, everything])
+    main([*FIT, "--model.objective=MeanNLL", everything, "--run.id=full"])
 
 
 def test_a_command_without_an_experiment_fetches_nothing():

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from forgetting.errors import UserError
-from forgetting.method.objectives import Forgetting, FullTokens, Ignoring, dual_loss, scheduled_coefficient
+from forgetting.method.objectives import Forgetting, MeanNLL, ResponseTokens, Step, dual_loss, scheduled_coefficient
 
 NLL = torch.tensor([1.0, 2.0, 4.0, 8.0], dtype=torch.float64)
 POSITIVE = torch.tensor([True, True, False, False])
-NEGATIVE = torch.tensor([False, False, True, False])  # the last token is of neither side
+NEGATIVE = torch.tensor([False, False, True, False])  # the last token is of neither
 
 
 def test_equation_8_by_hand():
@@ -39,11 +39,22 @@ def test_a_count_of_zero_contributes_zero():
     assert dual_loss(NLL[:0], nothing[:0], nothing[:0], 0.5, 2, 0).item() == 0
 
 
-def test_ignoring_is_forgetting_at_zero_and_full_tokens_is_the_mean_of_both_sides():
-    arguments = (NLL, POSITIVE, NEGATIVE)
-    assert Ignoring()(*arguments, 0.0, 2, 1) == Forgetting()(*arguments, 0.0, 2, 1)
-    assert FullTokens()(*arguments, 0.0, 2, 1).item() == pytest.approx((1 + 2 + 4) / 3)
-    assert Ignoring().coefficient(5, 10) == FullTokens().coefficient(5, 10) == 0.0
+def test_the_objectives_are_equation_8_at_their_own_coefficient():
+    tokens, step = ResponseTokens(NLL, POSITIVE, NEGATIVE, torch.zeros(4, dtype=torch.long)), Step(5, 10, 2, 1)
+    assert MeanNLL()(tokens, step).item() == (1 + 2) / 2
+    assert Forgetting(0.0, 0.4)(tokens, step).item() == pytest.approx((1 + 2) / 2 - 0.2 * 4)
+    assert Forgetting(0.0, 0.4)(tokens, Step(0, 10, 2, 1)) == MeanNLL()(tokens, step)
+    assert Forgetting(0.0, 0.4).metrics(step) == {"coefficient": pytest.approx(0.2)}
+    every = ResponseTokens(NLL, POSITIVE | True, NEGATIVE & False, tokens.example)
+    assert MeanNLL()(every, Step(5, 10, 4, 0)).item() == NLL.mean().item()
+
+
+def test_a_column_that_was_not_asked_for_is_refused():
+    column = {"nll_base": NLL}
+    tokens = ResponseTokens(NLL, POSITIVE, NEGATIVE, torch.zeros(4, dtype=torch.long), column)
+    assert tokens["nll_base"] is NLL
+    with pytest.raises(UserError, match=r"reads the column 'nll_reference' without asking .*there: nll_base"):
+        tokens["nll_reference"]
 
 
 def test_the_schedules():
@@ -70,4 +81,4 @@ def test_a_coefficient_that_falls_is_negative_not_finite_or_above_one_is_refused
 
 @pytest.mark.parametrize(("t_min", "t_max"), [(0.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
 def test_the_ends_of_the_range_are_in_it(t_min, t_max):
-    assert 0 <= Forgetting(t_min, t_max, "constant").coefficient(3, 10) <= 1
+    assert 0 <= Forgetting(t_min, t_max, "constant").coefficient(Step(3, 10, 1, 1)) <= 1

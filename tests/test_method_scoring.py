@@ -8,8 +8,8 @@ import torch
 from peft import PeftModel
 
 from forgetting.method.scoring import ScoringDataset, score_shard
-from forgetting.method.selection import Selection, quality, sides
-from forgetting.method.store import shard_ranges
+from forgetting.method.selection import Selection, find_thresholds
+from forgetting.method.store import COLUMNS, shard_ranges
 from forgetting.model.backbone import load_backbone
 from forgetting.model.language_model import LanguageModel
 from forgetting.model.lora import Lora, add_lora
@@ -68,7 +68,8 @@ def scores(
     ordered = [found[number] for number in sorted(found)]
     counts = np.concatenate([shard.num_targets for shard in ordered])
     assert counts.tolist() == [int(mask.sum()) for mask in examples.masks]
-    return np.concatenate([s.nll_base for s in ordered]), np.concatenate([s.nll_reference for s in ordered])
+    base, reference = (np.concatenate([s.columns[name] for s in ordered]) for name in COLUMNS)
+    return base, reference
 
 
 def one_by_one(model: LanguageModel, examples: Made, shift: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -140,17 +141,17 @@ def test_a_round_without_a_shard_gives_no_scores(tiny_llama, examples):
     assert score_shard(language_model(tiny_llama), work) is None
 
 
-def changed_share(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> float:
-    """Share of tokens that change sides at ρ = 0.7."""
+def changed_fraction(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> float:
+    """Fraction of tokens whose mask changes at ρ = 0.7."""
     masks = []
     for columns in (a, b):
-        score = quality(*columns)
-        positive, _ = sides(lambda score=score: [score], len(score), Selection(0.7)).masks(score, 0)
+        score = columns[0] - columns[1]
+        positive, _ = find_thresholds(lambda score=score: [score], len(score), Selection(0.7)).masks(score, 0)
         masks.append(positive)
     return float(np.mean(masks[0] != masks[1]))
 
 
-def test_bfloat16_moves_few_tokens_across_the_cut(tiny_llama, examples):
+def test_bfloat16_moves_few_tokens_across_the_threshold(tiny_llama, examples):
     """bfloat16 keeps 8 bits. The composition of a batch moves less than the dtype itself does."""
     exact = scores(language_model(tiny_llama), examples)
     model = language_model(tiny_llama, "bfloat16")
@@ -159,6 +160,6 @@ def test_bfloat16_moves_few_tokens_across_the_cut(tiny_llama, examples):
     by_batch = max(np.abs(a - b).max() for a, b in zip(first, second, strict=True))
     assert by_batch <= far
     assert far < 0.5
-    assert changed_share(first, second) <= changed_share(first, exact) + 0.01
-    assert changed_share(first, exact) < 0.05
-    assert changed_share(exact, exact) == 0
+    assert changed_fraction(first, second) <= changed_fraction(first, exact) + 0.01
+    assert changed_fraction(first, exact) < 0.05
+    assert changed_fraction(exact, exact) == 0

@@ -1,4 +1,4 @@
-"""What a step computes does not depend on how it is cut; the order depends on the run's seed alone."""
+"""What a step computes does not depend on how it is divided; the order depends on the run's seed alone."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from forgetting.method.objectives import Forgetting, FullTokens, Ignoring, Objective
-from forgetting.method.steps import StepDataset, StepSampler, share_out
+from forgetting.method.module import response_tokens
+from forgetting.method.objectives import Forgetting, MeanNLL, Objective, Step
+from forgetting.method.steps import StepDataset, StepSampler, distribute
 from forgetting.model.language_model import LanguageModel
 from forgetting.model.lora import Lora, add_lora
 
@@ -57,7 +58,7 @@ def model(family: str = "llama", dtype: torch.dtype = torch.float32) -> Language
     return LanguageModel(peft_model)
 
 
-def random_sides(examples: Made, share: float):
+def random_masks(examples: Made, share: float):
     def masks(i: int) -> tuple[np.ndarray, np.ndarray]:
         count = int(examples.response_mask(i).sum())
         positive = np.random.default_rng([7, i]).random(count) < share
@@ -67,15 +68,15 @@ def random_sides(examples: Made, share: float):
 
 
 def loss_and_gradient(network, dataset: StepDataset, indices: list[int], objective: Objective, num_ranks: int = 1):
-    """One optimiser step, as `FineTuner.training_step` takes it; ranks one after another."""
+    """One optimizer step, as `FineTuner.training_step` takes it; ranks one after another."""
     network.zero_grad()
     total = torch.zeros(())
     for rank in range(num_ranks):
         dataset.rank, dataset.num_ranks = rank, num_ranks
         step = dataset[0, indices]
         for batch in step.micro_batches:
-            nll = network(batch.inputs)
-            part = objective(nll, batch.positive_mask, batch.negative_mask, 0.2, step.num_positive, step.num_negative)
+            counts = Step(8, 10, step.num_positive, step.num_negative)
+            part = objective(response_tokens(network(batch.inputs), batch), counts)
             part.backward()
             total += part.detach()
     gradient = torch.cat([p.grad.flatten() for p in network.parameters() if p.requires_grad])
@@ -92,11 +93,11 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("objective", [FullTokens(), Ignoring(), Forgetting()])
-def test_loss_and_gradient_are_the_same_for_any_cut_and_number_of_ranks(case, objective):
+@pytest.mark.parametrize("objective", [MeanNLL(), Forgetting()])
+def test_loss_and_gradient_are_the_same_for_any_division_and_number_of_ranks(case, objective):
     examples, share = CASES[case]
     network, everything = model(), list(range(len(examples)))
-    dataset = StepDataset(examples, random_sides(examples, share), budget=10**6)
+    dataset = StepDataset(examples, random_masks(examples, share), budget=10**6)
     loss, gradient = loss_and_gradient(network, dataset, everything, objective)
     assert torch.isfinite(loss)
     cuts = [(1, 1), (70, 1), (len(examples) * 22, 1), (10**6, 2), (70, 2), (1, 3)]
@@ -107,16 +108,17 @@ def test_loss_and_gradient_are_the_same_for_any_cut_and_number_of_ranks(case, ob
         assert (other_gradient - gradient).norm() <= 1e-5 * gradient.norm().clamp(min=1e-6)
 
 
-def test_the_control_normalising_inside_micro_batches_is_seen():
+def test_the_control_normalizing_inside_micro_batches_is_seen():
     examples, share = CASES["unequal lengths"]
     network = model()
-    dataset = StepDataset(examples, random_sides(examples, share), budget=70)
+    dataset = StepDataset(examples, random_masks(examples, share), budget=70)
     step = dataset[0, list(range(len(examples)))]
-    _, gradient = loss_and_gradient(network, dataset, list(range(len(examples))), Ignoring())
+    _, gradient = loss_and_gradient(network, dataset, list(range(len(examples))), MeanNLL())
     network.zero_grad()
     for batch in step.micro_batches:
-        inside = Ignoring()(network(batch.inputs), batch.positive_mask, batch.negative_mask, 0.0,
-                            int(batch.positive_mask.sum()), 0)  # fmt: skip
+        inside = MeanNLL()(
+            response_tokens(network(batch.inputs), batch), Step(8, 10, int(batch.positive_mask.sum()), 0)
+        )
         (inside / len(step.micro_batches)).backward()
     other = torch.cat([p.grad.flatten() for p in network.parameters() if p.requires_grad])
     assert (other - gradient).norm() > 1e-2 * gradient.norm()
@@ -127,7 +129,7 @@ def test_the_control_normalising_inside_micro_batches_is_seen():
 def test_the_largest_micro_batch_is_known_without_building_it(budget, num_ranks):
     examples = Made([3, 60, 7, 22, 31, 5])
     for rank in range(num_ranks):
-        dataset = StepDataset(examples, random_sides(examples, 0.5), budget, rank, num_ranks)
+        dataset = StepDataset(examples, random_masks(examples, 0.5), budget, rank, num_ranks)
         built = [batch.inputs.input_ids.numel() for batch in dataset[0, [5, 1, 2, 0]].micro_batches]
         assert max(dataset.largest([5, 1, 2, 0]), 1) == max(built)  # an empty batch has one token of padding
 
@@ -136,12 +138,12 @@ def test_the_largest_micro_batch_is_known_without_building_it(budget, num_ranks)
 def test_all_positive_equals_hugging_faces_token_mean(family):
     examples = Made([3, 60, 7, 22, 31, 5])
     network = model(family, torch.float64)
-    dataset = StepDataset(examples, random_sides(examples, 1.0), budget=64)
+    dataset = StepDataset(examples, random_masks(examples, 1.0), budget=64)
     step = dataset[0, list(range(6))]
     assert len(step.micro_batches) > 1
     with torch.no_grad():
         parts = [
-            FullTokens()(network(b.inputs), b.positive_mask, b.negative_mask, 0.0, step.num_positive, step.num_negative)
+            MeanNLL()(response_tokens(network(b.inputs), b), Step(0, 1, step.num_positive, step.num_negative))
             for b in step.micro_batches
         ]
     rows = [(torch.tensor(examples.input_ids(i)).long(), torch.tensor(examples.response_mask(i))) for i in range(6)]
@@ -172,7 +174,7 @@ def test_bfloat16_adapters_would_lose_what_adamw_does():
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=40), st.integers(1, 400), st.integers(1, 9))
 def test_every_sequence_is_dealt_out_once_and_ranks_keep_step(lengths, budget, num_ranks):
-    ranks = share_out(lengths, budget, num_ranks)
+    ranks = distribute(lengths, budget, num_ranks)
     dealt = sorted(i for rank in ranks for group in rank for i in group)
     assert dealt == list(range(len(lengths)))
     assert len({len(rank) for rank in ranks}) == 1

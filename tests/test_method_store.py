@@ -1,4 +1,4 @@
-"""Shards: complete or absent, their maker's own, and in corpus order whatever their size."""
+"""Shards: complete or absent, their maker's own, and in corpus order whatever their size; columns by name."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,7 @@ import pytest
 
 from forgetting.artifacts import hash_content
 from forgetting.errors import UserError
-from forgetting.method.selection import Selection
-from forgetting.method.store import ScoreStore, close_store, has_shard, shard_ranges, write_shard
+from forgetting.method.store import COLUMNS, HASHED, ScoreStore, close_store, has_shard, shard_ranges, write_shard
 
 IDENTITY = {"corpus": "c", "adapter": "a"}
 COUNTS = np.array([3, 1, 4, 1, 5, 9, 2])
@@ -25,8 +24,8 @@ def make(folder: Path, shard_size: int = 3) -> ScoreStore:
     offsets = np.concatenate([[0], np.cumsum(COUNTS)])
     for r in ranges:
         tokens = slice(offsets[r.first], offsets[r.last])
-        base, reference = (column[tokens] for column in scores(r.split))
-        write_shard(folder, r, IDENTITY, COUNTS[r.first : r.last], base, reference)
+        columns = {name: values[tokens] for name, values in zip(COLUMNS, scores(r.split), strict=True)}
+        write_shard(folder, r, IDENTITY, COUNTS[r.first : r.last], columns)
     close_store(folder, IDENTITY, ranges, {})
     return ScoreStore.open(folder)
 
@@ -37,37 +36,28 @@ def test_what_was_written_is_read_in_corpus_order(tmp_path, shard_size):
     base, reference = scores("train")
     split = store.split("train")
     assert (len(split), split.num_tokens) == (len(COUNTS), COUNTS.sum())
-    np.testing.assert_array_equal(split.nll_base, base)
-    np.testing.assert_array_equal(split.nll_reference, reference)
+    assert store.columns == split.columns == ("nll_base", "nll_reference")
+    np.testing.assert_array_equal(split.column("nll_base"), base)
+    np.testing.assert_array_equal(split.column("nll_reference"), reference)
     np.testing.assert_array_equal(split.num_targets(), COUNTS)
-    q = base - reference
-    np.testing.assert_array_equal(np.concatenate(list(split.qualities())), q)
-    parts = np.split(q.astype(np.float64), np.cumsum(COUNTS)[:-1])
-    np.testing.assert_allclose(np.concatenate(list(split.mean_qualities())), [p.mean() for p in parts], rtol=1e-12)
+    parts = np.split(reference, np.cumsum(COUNTS)[:-1])
     for i, part in enumerate(parts):
-        first, found = split.example(i)
-        assert first == COUNTS[:i].sum()
-        np.testing.assert_array_equal(found, part.astype(np.float32))
+        tokens = split.example(i)
+        assert (tokens.first, len(tokens)) == (COUNTS[:i].sum(), COUNTS[i])
+        np.testing.assert_array_equal(tokens["nll_reference"], part)
 
 
-def test_the_cut_is_kept_and_read_again(tmp_path):
-    store = make(tmp_path)
-    selection = Selection(0.7, forget_fraction=0.0)
-    found = store.sides(selection)
-    (file,) = tmp_path.glob("selection-*.json")
-    before = file.stat().st_mtime_ns
-    assert store.sides(selection) == found  # with the cut that nothing lies above among them
-    assert file.stat().st_mtime_ns == before
-    assert store.sides(Selection(0.5)) != found
-
-
-def test_sequences_are_ranked_by_their_mean(tmp_path):
-    store = make(tmp_path)
-    found = store.sides(Selection(0.5, granularity="sequence"))
-    means = np.concatenate(list(store.split("train").mean_qualities()))
-    assert found.num_positive == round(0.5 * 7)
-    positive, _ = found.masks(means, 0)
-    assert set(np.flatnonzero(positive)) == set(np.argsort(-means)[: found.num_positive])
+@pytest.mark.parametrize("shard_size", [1, 3, 100])
+def test_further_columns_are_read_like_stored_ones(tmp_path, shard_size):
+    store, noise = make(tmp_path, shard_size), np.arange(COUNTS.sum(), dtype=np.uint8)
+    split = store.split("train", {"noise": noise})
+    assert split.columns == ("nll_base", "nll_reference", "noise")
+    np.testing.assert_array_equal(split.column("noise"), noise)
+    parts = np.split(noise, np.cumsum(COUNTS)[:-1])
+    for i, part in enumerate(parts):
+        np.testing.assert_array_equal(split.example(i)["noise"], part)
+    with pytest.raises(UserError, match="noise has 3 values, the store 25 tokens"):
+        store.split("train", {"noise": noise[:3]})
 
 
 def test_a_shard_of_another_maker_is_refused_and_one_cut_short_is_absent(tmp_path):
@@ -130,26 +120,16 @@ def test_a_manifest_that_was_changed_is_refused(tmp_path):
             ScoreStore.open(tmp_path)
     content = json.loads(text)
     content["shards"][0]["file"] = "../outside.arrow"
-    content["sha256"] = hash_content([content["identity"], content["shards"]])
+    content["sha256"] = hash_content({key: content[key] for key in HASHED})
     manifest.write_text(json.dumps(content))
     with pytest.raises(UserError, match="is no name of something inside"):
         ScoreStore.open(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["{}", "[]", "", "[" * 100_000, '{"key": 1, "sides": null, "sha256": ""}'])
-def test_a_kept_cut_that_is_damaged_is_found_again(tmp_path, damage):
-    store = make(tmp_path)
-    found = store.sides(Selection(0.7))
-    (file,) = tmp_path.glob("selection-*.json")
-    whole = file.read_text()
-    file.write_text(damage or whole.replace('"num_positive": ', '"num_positive": 1'))
-    assert store.sides(Selection(0.7)) == found
-    assert file.read_text() == whole
-
-
-def test_a_score_that_is_no_finite_number_is_not_written(tmp_path):
+def test_what_is_no_finite_number_is_not_written(tmp_path):
     first = shard_ranges("train", 2, 2)[0]
     for odd in (np.nan, np.inf, -np.inf):
-        with pytest.raises(UserError, match="reference model gives nll that is no finite number in examples 0 to 1"):
-            write_shard(tmp_path, first, IDENTITY, np.array([1, 1]), np.zeros(2), np.array([0.0, odd]))
+        columns = {"nll_base": np.zeros(2), "nll_reference": np.array([0.0, odd])}
+        with pytest.raises(UserError, match="nll_reference is not a finite number in examples 0 to 1"):
+            write_shard(tmp_path, first, IDENTITY, np.array([1, 1]), columns)
     assert not list(tmp_path.iterdir())

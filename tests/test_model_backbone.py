@@ -252,7 +252,7 @@ def test_a_start_reads_the_weights_once_for_their_hash(tmp_path, monkeypatch):
 EXPERIMENT = """
 run: {root: runs}
 trainer: {accelerator: cpu, devices: 1, precision: 32-true, max_epochs: 1, enable_progress_bar: false}
-model: {backbone: "~/backbone", dtype: float32, lora: {rank: 2}, objective: {class_path: FullTokens}}
+model: {backbone: "~/backbone", dtype: float32, lora: {rank: 2}, objective: {class_path: MeanNLL}}
 data:
   corpus:
     sources: {made: {path: source.jsonl, prompt: "{question}", response: "{answer}"}}

@@ -60,7 +60,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     experiments = folder / "experiments" / "tiny"
     experiments.mkdir(parents=True)
     for name, objective, split in [
-        ("reference", "FullTokens", "reference"), ("full", "FullTokens", "train"), ("ignoring", "Ignoring", "train"),
+        ("reference", "MeanNLL", "reference"), ("full", "MeanNLL", "train"), ("ignoring", "MeanNLL", "train"),
         ("forgetting", "Forgetting", "train"),
     ]:  # fmt: skip
         text = BASE.format(backbone="backbone", source="source.jsonl", objective=objective, split=split)
@@ -110,7 +110,7 @@ def test_a_run_leaves_what_it_promises(work):
     assert provenance["inputs"]["store"] == store.hash
     assert provenance["inputs"]["corpus"] == store.identity["corpus"]
     total = store.split("train").num_tokens
-    assert provenance["sides"] == {"num_positive": round(0.7 * total), "num_negative": total - round(0.7 * total)}
+    assert provenance["selected"] == {"num_positive": round(0.7 * total), "num_negative": total - round(0.7 * total)}
     rows = metrics("tiny/forgetting")
     assert [int(row["step"]) for row in rows] == list(range(7))  # 40 sequences in steps of 6
     expected = [scheduled_coefficient(step, 7, 1e-4, 0.25) for step in range(7)]
@@ -369,7 +369,7 @@ def test_a_backbone_that_the_corpus_does_not_fit_is_refused(work):
 def test_a_store_of_another_backbone_is_refused(work):
     write_backbone(work / "other", seed=1)
     options = ["--model.backbone", "other", "--data.store", "runs/tiny/reference/seed-0/scores"]
-    with pytest.raises(UserError, match="belongs to another backbone"):
+    with pytest.raises(UserError, match="belongs to another base model"):
         fit("forgetting", *options)
 
 
@@ -417,7 +417,7 @@ def test_the_saved_configuration_is_whole(work):
     saved = yaml.safe_load(Path("runs/tiny/full/seed-0/fit.yaml").read_text())
     assert saved["run"]["id"] == "tiny/full"
     assert saved["data"]["batch_size"] == 6
-    assert saved["model"]["objective"]["class_path"].endswith("FullTokens")
+    assert saved["model"]["objective"]["class_path"].endswith("MeanNLL")
 
 
 @pytest.mark.parametrize(
@@ -458,7 +458,7 @@ def test_folders_have_the_names_that_the_command_line_says(work):
     from forgetting.runs.naming import Naming
 
     Path("file-order.yaml").write_text("data: {shuffle: false}\n")
-    options = ["--config", "file-order.yaml", "--model.objective", "Ignoring", "--model.lora", "{rank: 2}"]
+    options = ["--config", "file-order.yaml", "--model.objective", "MeanNLL", "--model.lora", "{rank: 2}"]
     arguments = ["fit", "--config", "experiments/tiny/forgetting.yaml", *options, "--seed_everything=3"]
     naming = Naming(arguments)
     for command in ("fit", "score"):

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from forgetting.method.module import FineTuner
-from forgetting.method.objectives import FullTokens
-from forgetting.method.steps import OptimizerStep, SidedBatch
+from forgetting.method.objectives import MeanNLL
+from forgetting.method.steps import LabeledBatch, OptimizerStep
 from forgetting.model.batch import MicroBatch, pad
 from forgetting.model.lora import Lora
-from forgetting.runs.estimate import estimate
+from forgetting.runs.preflight import estimate
 from forgetting.runs.trainer import Trainer
 
 
@@ -22,7 +22,7 @@ def batches() -> list[MicroBatch]:
 
 
 def nll_and_gradient(backbone: Path, **options: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    module = FineTuner(str(backbone), FullTokens(), dtype="float32", lora=Lora(rank=4, dropout=0.0), **options)
+    module = FineTuner(str(backbone), MeanNLL(), dtype="float32", lora=Lora(rank=4, dropout=0.0), **options)
     module.configure_model()
     module.train()
     with torch.no_grad():
@@ -39,7 +39,7 @@ def nll_and_gradient(backbone: Path, **options: bool) -> tuple[torch.Tensor, tor
 
 def counted_layer_calls(backbone: Path, **options: bool) -> int:
     """How often the first layer runs in a forward and backward pass: twice where it is computed again."""
-    module = FineTuner(str(backbone), FullTokens(), dtype="float32", lora=Lora(rank=4, dropout=0.0), **options)
+    module = FineTuner(str(backbone), MeanNLL(), dtype="float32", lora=Lora(rank=4, dropout=0.0), **options)
     module.configure_model()
     module.train()
     calls = []
@@ -69,11 +69,11 @@ def test_the_estimate_counts_what_is_held_and_what_is_trained(tiny_llama):
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     expected = {}
     for rank, size in ((4, 16), (4, 32), (8, 16)):
-        module = FineTuner(str(tiny_llama), FullTokens(), dtype="float32", lora=Lora(rank=rank, dropout=0.0))
+        module = FineTuner(str(tiny_llama), MeanNLL(), dtype="float32", lora=Lora(rank=rank, dropout=0.0))
         module.configure_model()
         inputs = pad([(np.arange(size, dtype=np.int32) + 2, np.arange(size) > 4)] * 3)
-        sides = torch.ones(inputs.num_targets, dtype=torch.bool)
-        step = OptimizerStep(0, [SidedBatch(inputs, sides, ~sides)], inputs.num_targets, 0, 3 * size)
+        mask = torch.ones(inputs.num_targets, dtype=torch.bool)
+        step = OptimizerStep(0, [LabeledBatch(inputs, mask, ~mask, {})], inputs.num_targets, 0, 3 * size)
         expected[rank, size] = estimate(trainer, module, step, inputs.input_ids.numel())
         trained = sum(p.numel() for p in module.trainable().values())
         assert expected[rank, size].training == 3 * 4 * trained
@@ -82,6 +82,6 @@ def test_the_estimate_counts_what_is_held_and_what_is_trained(tiny_llama):
     assert twice_the_tokens == pytest.approx(2 * narrow, rel=0.1)
     assert narrow < twice_the_rank < 2 * narrow
     assert "GB in all" in str(expected[4, 16])
-    module = FineTuner(str(tiny_llama), FullTokens(), dtype="float32", activation_checkpointing=True)
+    module = FineTuner(str(tiny_llama), MeanNLL(), dtype="float32", activation_checkpointing=True)
     module.configure_model()
     assert "without activations" in str(estimate(trainer, module, step, 16))

@@ -1,4 +1,4 @@
-"""`metrics.csv` goes on where a run goes on; Weights & Biases never asks."""
+"""`metrics.csv` resumes with its run; Weights & Biases never asks for a key."""
 
 import csv
 import socket
@@ -6,7 +6,10 @@ import time
 
 import pytest
 
-from forgetting.runs.metrics import MetricsFile, wandb_logger, wandb_mode
+from forgetting.runs.metrics import MetricsFile
+from forgetting.runs.run import Run
+from forgetting.runs.wandb_logger import wandb_logger
+from forgetting.weights_and_biases import wandb_mode
 
 
 def rows(path):
@@ -91,12 +94,13 @@ def test_without_a_key_weights_and_biases_is_offline(tmp_path, monkeypatch, serv
     (tmp_path / "netrc").write_text(netrc)
     (tmp_path / "netrc").chmod(0o600)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    logger = wandb_logger({"project": "p", "tags": ["t"]}, "table3/x/full", 2, tmp_path / "run", "abc")
-    settings = logger._wandb_init
+    run = Run("table3/x/full", 2, {}, tmp_path)
+    settings = wandb_logger({"project": "p", "tags": ["t"]}, run)._wandb_init
     assert settings["mode"] == mode
     assert settings["name"] == "table3/x/full/seed-2"
     assert settings["project"] == "p"
-    assert settings["id"] == "abc"
+    assert settings["id"] == (run.folder / "wandb.id").read_text()
+    assert wandb_logger({}, run)._wandb_init["id"] == settings["id"]  # a later launch resumes it
     assert settings["resume"] == "allow"
     assert not any("x" * 40 in str(value) for value in settings.values())
 
@@ -115,4 +119,4 @@ def test_a_server_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch, 
 
 def test_a_mode_that_is_asked_for_is_kept(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    assert wandb_logger({"mode": "disabled"}, "a", 0, tmp_path, "abc")._wandb_init["mode"] == "disabled"
+    assert wandb_logger({"mode": "disabled"}, Run("a", 0, {}, tmp_path))._wandb_init["mode"] == "disabled"

@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from jsonargparse import capture_parser
 
 from forgetting.arguments import base_files, flat
-from forgetting.cli import COMMANDS, TRAINER_COMMANDS, main, usage
+from forgetting.cli import COMMANDS, TRAINER_COMMANDS, build_cli, main, usage
 from forgetting.errors import UserError
-from forgetting.runs.run import Run, changes, computed
+from forgetting.runs.run import PRECISION, Run, changes, computed, is_neutral
 
 
 def test_changes_names_both_added_and_removed_keys():
@@ -70,3 +72,20 @@ def test_a_missing_base_configuration_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("forgetting.arguments.CONFIGS", tmp_path)
     with pytest.raises(UserError, match=r"paper.yaml is missing. Install the package again"):
         base_files(["fit"])
+
+
+def test_what_is_neutral_for_the_name_is_left_out_of_the_hash(tmp_path):
+    """One list says both. The precision is the exception: in the hash, and not in the name."""
+    (tmp_path / "experiments").mkdir()
+    file = tmp_path / "experiments/e.yaml"
+    file.write_text("data: {positive_fraction: 0.7}\n")
+    arguments = ["fit", "--config", str(file)]
+    parser = capture_parser(lambda: build_cli(arguments))
+    config = yaml.safe_load(parser.dump(parser.parse_args(arguments), skip_unset=False, skip_validation=True))["fit"]
+    for group in ("model", "data", "trainer"):
+        for name in config[group]:
+            key = f"{group}.{name}"
+            changed = {**config, group: {**config[group], name: "another"}}
+            assert is_neutral(key) == (computed(changed) == computed(config)) or key == PRECISION, key
+    assert is_neutral(PRECISION)
+    assert not is_neutral("model.learning_rate")

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from forgetting.corpus.configuration import Source
 from forgetting.corpus.values import is_unicode
 from forgetting.errors import UserError
+from forgetting.paths import expanded, is_local
 
 SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 SEPARATED_OPTIONS = ("column_names", "quoted", "unescape")
@@ -46,27 +47,9 @@ def format_of(path: Path) -> str | None:
     return SUFFIXES.get(suffixes[-1]) if suffixes else None
 
 
-def expanded(path: str) -> Path:
-    """A path with `~` replaced by the user's home folder.
-
-    Raises:
-        UserError: There is no such user.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{path}: {error} Write the path without '~'.") from None
-
-
-def is_local(path: str) -> bool:
+def is_local_data(path: str) -> bool:
     """Whether a path means files here (they exist, or it looks like nothing else) and not a data set on the hub."""
-    return (
-        expanded(path).exists()
-        or glob.has_magic(path)
-        or path.startswith((".", "/", "~"))
-        or path.count("/") > 1
-        or format_of(Path(path)) is not None
-    )
+    return is_local(path) or glob.has_magic(path) or format_of(Path(path)) is not None
 
 
 def local_files(source: Source) -> list[Path] | None:
@@ -76,7 +59,7 @@ def local_files(source: Source) -> list[Path] | None:
         UserError: A file is missing or empty, or a folder or pattern has no file of a known format.
     """
     patterns = [source.path] if isinstance(source.path, str) else source.path
-    if isinstance(source.path, str) and not is_local(source.path):
+    if isinstance(source.path, str) and not is_local_data(source.path):
         refuse_options(source, f"{source.path} is on the hub", "CSV and TSV files", (*SEPARATED_OPTIONS, "format"))
         return None
     found: list[Path] = []

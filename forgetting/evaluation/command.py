@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from forgetting.arguments import parse
 from forgetting.errors import UserError
-from forgetting.evaluation.suite import DType, Suite
+from forgetting.evaluation.suite import Suite, WeightDType
 
 
 def evaluate_command(arguments: list[str]) -> None:
@@ -143,7 +143,10 @@ def _evaluate_parser() -> ArgumentParser:
     add("--batch-size", type=str | None, default=None, help="a number, auto, or auto:N")
     add("--device", type=str | None, default=None, help="such as cuda:1 or cpu")
     add(
-        "--dtype", type=DType | None, default=None, help="of the weights (default: the suite's, the run's, the model's)"
+        "--dtype",
+        type=WeightDType | None,
+        default=None,
+        help="of the weights (default: suite's, run's, model's)",
     )
     add("--revision", type=str | None, default=None, help="of a hub model")
     add("--seed", type=int | None, default=None, help="of sampling and of the choice of demonstrations")

@@ -9,7 +9,7 @@ import torch
 
 from forgetting.errors import UserError
 from forgetting.evaluation.finished import finished_task, write_task
-from forgetting.evaluation.harness import bars_wanted, device_name, load_model, run_task, silence, usable_device
+from forgetting.evaluation.harness import bars_wanted, load_model, run_task, silence, usable_device
 from forgetting.evaluation.identity import settings, task_identity
 from forgetting.evaluation.naming import task_path
 from forgetting.evaluation.results import (
@@ -112,7 +112,7 @@ def evaluate(
     if not first:
         return {}
     if model is not None:
-        append_cost(path.parent, time.perf_counter() - start, device_name(model))
+        append_cost(path.parent, time.perf_counter() - start, torch.device(str(model.device)))
     before = earlier_results(path)
     _refuse_to_lose(path, before, tasks, failures)
     summary = {"dtype": dtype or "auto", "batch_size": suite.batch_size, "model_arguments": model_arguments}

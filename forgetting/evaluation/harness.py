@@ -24,6 +24,7 @@ from forgetting.evaluation.draws import Draws, draws, put_back, seed_all
 from forgetting.evaluation.identity import task_configuration
 from forgetting.evaluation.suite import Suite
 from forgetting.evaluation.tasks import PreparedTask
+from forgetting.machine import device_name
 from forgetting.model.adapter_folder import WEIGHTS
 from forgetting.model.lora import refuse_another_models
 
@@ -159,16 +160,10 @@ def run_task(
         "data": prepared.data,
         "settings": settings,
         "metric": prepared.metric,
-        "device": device_name(model),
+        "device": device_name(torch.device(str(model.device))),
         "seconds": round(time.perf_counter() - start, 3),
     }
     return entry, _records(content["samples"][prepared.name], prepared.filter)
-
-
-def device_name(model: Any) -> str:
-    """The name of the accelerator, or `cpu`."""
-    device = model.device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _set_batch_size(model: Any, batch_size: int | str) -> None:

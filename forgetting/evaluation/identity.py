@@ -20,9 +20,9 @@ from lm_eval.api.task import ConfigurableTask
 
 import forgetting
 from forgetting.artifacts import hash_content, hash_file
-from forgetting.evaluation.results import versions
 from forgetting.evaluation.suite import Suite
 from forgetting.evaluation.tasks import PreparedTask
+from forgetting.machine import versions
 
 PACKAGES = tuple(Path(str(package.__file__)).resolve().parent for package in (forgetting, lm_eval))
 
@@ -48,7 +48,7 @@ def settings(suite: Suite, prepared: PreparedTask, target: dict[str, Any], argum
         "seed": suite.seed,
         "batch_size": str(prepared.settings.batch_size or suite.batch_size),
         "device": torch.device(device).type,
-        "versions": versions(),
+        "versions": versions("lm_eval"),
     }
 
 

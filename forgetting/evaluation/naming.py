@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from forgetting.artifacts import inside
 from forgetting.errors import UserError
+from forgetting.paths import is_local
 
 HUB_ID = r"(?!.*(--|\.\.))\w[\w.-]*(/\w[\w.-]*)?"
 """The hub allows neither `--` nor `..` in a name."""
@@ -60,12 +61,6 @@ def task_path(folder: Path, task: str, identity: str) -> Path:
     return inside(folder / "samples", task) / f"{identity[:16]}.jsonl"
 
 
-def is_folder_name(name: str) -> bool:
-    """Whether `name` means a folder, be it there or not; else it means a model on the hub."""
-    looks = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.split("/")[0] in ("runs", "worlds")
-    return looks or Path(name).expanduser().exists()
-
-
 def base_folder(target: str) -> Path:
     """Where the results of a model that is no run are kept, below the root of all runs: `base/<name>`.
 
@@ -79,7 +74,7 @@ def base_folder(target: str) -> Path:
     Raises:
         UserError: It is neither.
     """
-    if not is_folder_name(target):
+    if not is_local(target):
         if not re.fullmatch(HUB_ID, target):
             raise UserError(
                 f"There is no folder {target}, and a model on the hub cannot be called so: an id such as "

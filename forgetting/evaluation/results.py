@@ -1,13 +1,13 @@
 """The results file of a suite: its columns from the tasks, and what an earlier one holds."""
 
 import math
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetting.artifacts import read_json, write_json
 from forgetting.errors import UserError
 from forgetting.evaluation.naming import results_name
+from forgetting.machine import versions
 
 if TYPE_CHECKING:
     from forgetting.evaluation.suite import Suite
@@ -19,11 +19,6 @@ FORMAT = 1
 def results_path(folder: Path, suite: "Suite") -> Path:
     """Where the results of a suite are; those of a trial never stand in for it. A `.json` file is taken as it is."""
     return folder if folder.suffix == ".json" else folder / results_name(suite.name, suite.protocol, suite.trial)
-
-
-def versions() -> dict[str, str]:
-    """Of what the numbers depend on."""
-    return {package: version(package) for package in ("lm_eval", "torch", "transformers", "peft", "datasets")}
 
 
 def read_results(path: Path, remedy: str) -> dict[str, Any]:
@@ -96,7 +91,7 @@ def write_results(
         "average": None if None in values else math.fsum(values) / len(values),
         "tasks": tasks,
         "seed": suite.seed,
-        "versions": versions(),
+        "versions": versions("lm_eval"),
         **settings,
         "device": next((entry["device"] for entry in tasks.values() if "device" in entry), None),
         "seconds": round(math.fsum(entry.get("seconds", 0) for entry in tasks.values()), 3),

@@ -13,8 +13,9 @@ from jsonargparse import ArgumentParser
 
 from forgetting.errors import UserError
 from forgetting.evaluation.naming import refuse_name
+from forgetting.model.dtypes import DType
 
-DType = Literal["auto", "float32", "bfloat16", "float16"]
+WeightDType = Literal["auto"] | DType
 PROTOCOLS = ("corrected", "published", "token_stop")
 
 
@@ -74,7 +75,7 @@ class Suite:
     tables: list[str] = field(default_factory=list)
     seed: int = 42
     batch_size: int | str = "auto"
-    dtype: DType | None = None
+    dtype: WeightDType | None = None
     include_path: list[str] = field(default_factory=list)
     data_files: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)

@@ -7,13 +7,14 @@ from typing import Any, Literal
 from forgetting.arguments import read_yaml
 from forgetting.artifacts import hash_content, hash_file, read_json
 from forgetting.errors import UserError
-from forgetting.evaluation.naming import base_folder, is_folder_name
+from forgetting.evaluation.naming import base_folder
+from forgetting.model.adapter_folder import CONFIG, WEIGHTS, adapter_hash, refuse_damaged_adapter
+from forgetting.paths import is_local
 from forgetting.run_folder import seed_folders
 
 ROOT = Path("runs")
 """Where results of models that are no runs go, in `base/`."""
 
-WEIGHTS = "adapter_model.safetensors"
 SETTINGS = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.tiktoken",
     "chat_template*", "additional_chat_templates/*", "generation_config.json",
@@ -67,7 +68,6 @@ class Target:
         Raises:
             UserError: The base model cannot be found, or is not the one that the run was trained on.
         """
-        from forgetting.model.adapter_folder import adapter_hash, refuse_damaged_adapter
         from forgetting.model.backbone import backbone_identity
 
         base = {**backbone_identity(self.base, self.revision), "settings": _settings_hash(self.base)}
@@ -122,7 +122,7 @@ def find_target(name: str, revision: str | None = None) -> Target:
     """
     path = Path(name).expanduser()
     if not path.exists():
-        if is_folder_name(name):
+        if is_local(name):
             raise UserError(
                 f"There is no folder {name}. Give a run folder (runs/<experiment>/seed-<n>), an experiment's folder, a "
                 "model folder, or a hub id such as meta-llama/Llama-3.2-1B."
@@ -148,7 +148,7 @@ def find_target(name: str, revision: str | None = None) -> Target:
 
 
 def _adapter_in(path: Path) -> Path | None:
-    return next((one for one in (path / "adapter", path) if (one / "adapter_config.json").is_file()), None)
+    return next((one for one in (path / "adapter", path) if (one / CONFIG).is_file()), None)
 
 
 def _run(name: str, path: Path, adapter: Path) -> Target:
@@ -157,7 +157,7 @@ def _run(name: str, path: Path, adapter: Path) -> Target:
     weights = adapter / WEIGHTS
     if not weights.is_file():
         raise UserError(f"The adapter {adapter} has no {weights.name}: the run was not finished. Run its `fit` again.")
-    file = adapter / "adapter_config.json"
+    file = adapter / CONFIG
     configuration = read_json(file, dict, remedy="Put the adapter's own back, or train it again.")
     base, revision = configuration.get("base_model_name_or_path"), configuration.get("revision")
     if not isinstance(base, str) or not base or not isinstance(revision, str | None):
@@ -167,7 +167,7 @@ def _run(name: str, path: Path, adapter: Path) -> Target:
     if not isinstance(model, dict):
         raise UserError(f"{fit}: `model` is no mapping: the file is damaged. Move {path} away and run its `fit` again.")
     local = Path(base).expanduser()
-    if not local.exists() and (is_folder_name(base) or _was_folder(provenance)):
+    if not local.exists() and (is_local(base) or _was_folder(provenance)):
         raise UserError(
             f"The adapter {adapter} was trained on the model folder {base}, which is not there (looked from "
             f"{Path.cwd()}). Put the folder back, or change base_model_name_or_path in adapter_config.json."

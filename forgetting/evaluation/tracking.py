@@ -1,25 +1,20 @@
 """What an evaluation leaves besides its results: its cost, and a table in Weights & Biases where that is configured."""
 
-import os
-import resource
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
+from forgetting.machine import device_name, peak_memory_bytes
 from forgetting.run_folder import record_cost
+from forgetting.weights_and_biases import wandb_mode
 
 
-def append_cost(folder: Path, seconds: float, device: str | None) -> None:
+def append_cost(folder: Path, seconds: float, device: torch.device) -> None:
     """Add this launch to the folder's `cost.json`."""
-    if torch.cuda.is_available():
-        memory = torch.cuda.max_memory_allocated()
-    else:
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    cost = {"stage": "evaluate", "seconds": round(seconds, 3), "device": device, "tokens": None}
-    record_cost(folder, cost | {"peak_memory_bytes": memory}, replace=False)
+    cost = {"stage": "evaluate", "seconds": round(seconds, 3), "device": device_name(device), "tokens": None}
+    record_cost(folder, cost | {"peak_memory_bytes": peak_memory_bytes(device)}, replace=False)
 
 
 def wandb_settings(run: Path) -> dict[str, Any] | None:
@@ -43,7 +38,7 @@ def log_table(settings: dict[str, Any], folder: Path, content: dict[str, Any]) -
 
     name = f"{content['target']['name']} · {content['suite']} · {content['protocol']}"
     options = {"project": "forgetting", "name": name, **settings}
-    mode = options.pop("mode", None) or os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+    mode = wandb_mode(options.pop("mode", None))
     rows: list[Any] = [
         [name, column["metric"], column["value"], column["stderr"], column["documents"]]
         for name, column in content["columns"].items()

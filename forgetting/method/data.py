@@ -1,27 +1,22 @@
-"""From a corpus and its scores to optimiser steps with positive and negative masks."""
+"""Training data: from a corpus and its scores to optimizer steps with positive and negative masks."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from forgetting.corpus.configuration import CorpusConfig
 from forgetting.corpus.prepare import Corpus, prepare_corpus
 from forgetting.corpus.tokens import TokenizedCorpus, TokenizedSplit, tokenize_corpus, tokenizer_hash
 from forgetting.errors import UserError
-from forgetting.method.masks import ByScore, EveryToken, SideMasks
-from forgetting.method.scoring import ScoringDataset, ShardWork
-from forgetting.method.selection import Granularity, Selection, Sides
-from forgetting.method.steps import (
-    OptimizerStep,
-    SidedBatch,
-    SidedBatches,
-    StepDataset,
-    StepSampler,
-    share_out,
-)
-from forgetting.method.store import ScoreStore, ShardRange, has_shard, shard_ranges
+from forgetting.method.held_out import HeldOutBatch, HeldOutDataset
+from forgetting.method.masks import AllPositive, Masks, ScoredSplit, Selected
+from forgetting.method.scores import LossReduction, Score
+from forgetting.method.selection import Granularity, Scope, Selection
+from forgetting.method.steps import OptimizerStep, StepDataset, StepSampler, distribute
+from forgetting.method.store import ScoreStore, StoredSplit
 from forgetting.model.adapter_folder import adapter_hash
 from forgetting.model.backbone import backbone_identity, load_configuration, load_tokenizer
 
@@ -31,35 +26,42 @@ MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}
 """Padded tokens of a micro-batch by device, see docs/performance.md: small on a CPU, where padding costs most."""
 
 
-class ForgettingData(LightningDataModule):
-    """Optimiser steps over D_train (or D_ref), each token marked positive, negative or neither.
+def micro_batch_budget(asked: int | None, trainer: Trainer | None) -> int:
+    """Padded tokens of a micro-batch: as asked, or by device."""
+    device = trainer.strategy.root_device.type if trainer is not None else "cpu"
+    return asked or MICRO_BATCH_TOKENS.get(device, MICRO_BATCH_TOKENS["cuda"])
 
-    Masks are derived from the score store, never stored: another ρ needs no new scoring.
+
+class ForgettingData(LightningDataModule):
+    """Optimizer steps over D_train (or D_ref), each token marked positive, negative or neither.
+
+    Masks are derived from the score store, never stored: another ρ or another score needs no new scoring.
 
     Args:
         corpus: What the corpus is made from.
         backbone: Model whose tokenizer is used (the module's; linked by the command line).
-        revision: Hub revision of the backbone.
+        revision: Hub revision of the base model.
         corpora: Folder that holds prepared corpora.
         template: How messages become text: `tulu` (the paper's), `chat` (the tokenizer's own) or `plain`.
-        max_length: Tokens of a sequence; longer ones are cut on the right.
+        max_length: Tokens of a sequence; longer ones are truncated on the right.
         split: `train`, or `reference` to train a reference model on D_ref, every response token positive.
         reference: Experiment whose store gives the scores, such as table3/llama-3.2-3b/reference; None is the
-            `reference` beside the experiment. The command line finds `store` by it.
+            `reference` next to the experiment. The command line finds `store` by it.
         reference_seed: Seed of the reference's run.
         store: Folder of the score store.
+        score: By what tokens are ranked; None is the paper's, LossReduction.
         positive_fraction: ρ, or "all": every response token, and no store is needed.
-        granularity: Select tokens or whole sequences.
-        forget_fraction: The lowest share that is forgotten, what lies between being ignored; None: all but ρ.
-        threshold: Select Q > threshold; `positive_fraction` must be null then.
-        batch_size: Sequences in an optimiser step.
+        granularity: Select tokens, or whole sequences by their mean score.
+        scope: Rank the tokens of the whole corpus, or those of each example apart.
+        forget_fraction: The lowest fraction that is negative, what lies between being ignored; None: all but ρ.
+        threshold: Select score > threshold; `positive_fraction` must be null then.
+        batch_size: Sequences per optimizer step.
         micro_batch_tokens: Padded tokens of one forward pass; bounds memory and changes nothing else. None: by device.
         shuffle: Draw the order from the run's seed; false keeps the order of the corpus.
         num_workers: Processes that build steps.
         shard_size: Examples in a shard of the score store.
         seed: The run's seed (linked to seed_everything by the command line).
-        every_token: Every response token is positive, whatever ρ: what FullTokens learns (linked to model.objective by
-            the command line). No store is needed then.
+        columns: Stored columns that the objective reads (the module's; linked by the command line).
     """
 
     def __init__(
@@ -74,8 +76,10 @@ class ForgettingData(LightningDataModule):
         reference: str | None = None,
         reference_seed: int = 0,
         store: Path | None = None,
+        score: Score | None = None,
         positive_fraction: float | Literal["all"] | None = 0.7,
         granularity: Granularity = "token",
+        scope: Scope = "corpus",
         forget_fraction: float | None = None,
         threshold: float | None = None,
         batch_size: int = 24,
@@ -84,12 +88,14 @@ class ForgettingData(LightningDataModule):
         num_workers: int = 0,
         shard_size: int = 512,
         seed: int = 0,
-        every_token: bool = False,
+        columns: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        if split == "reference" or every_token:
-            positive_fraction, forget_fraction, threshold = "all", None, None
-        self.selection = Selection(positive_fraction, granularity, forget_fraction, threshold)
+        if split == "reference":
+            positive_fraction, forget_fraction, threshold, columns = "all", None, None, ()
+        self.selection = Selection(positive_fraction, granularity, scope, forget_fraction, threshold)
+        self.score = score or LossReduction()
+        self.columns = tuple(columns)
         for name, value, least in (
             ("max_length", max_length, 2), ("batch_size", batch_size, 1), ("micro_batch_tokens", micro_batch_tokens, 1),
             ("shard_size", shard_size, 1), ("num_workers", num_workers, 0), ("reference_seed", reference_seed, 0),
@@ -111,15 +117,23 @@ class ForgettingData(LightningDataModule):
         self.seed = seed
         self.score_command = "python -m forgetting score --config <the reference experiment>"
         self.store: ScoreStore | None = None
-        self.sides: Sides | None = None
+        self.scored: ScoredSplit | None = None
+        self.selected: Selected | None = None
         self._tokens: TokenizedCorpus | None = None
         self.tokenizer_hash = ""
         self.num_token_ids = 0
-        self.store_identity: dict[str, Any] = {}
-        self.pending: list[ShardRange] = []
-        self.validation_sides = (0, 0)
         self.resumed_steps = 0
-        """Optimiser steps in the checkpoint that is about to be restored; the Trainer sets it."""
+        """Optimizer steps in the checkpoint that is about to be restored; the Trainer sets it."""
+
+    @property
+    def selects(self) -> bool:
+        """Whether scores decide which tokens are positive; else all are."""
+        return self.selection.positive_fraction != "all"
+
+    @property
+    def reads_store(self) -> bool:
+        """Whether a score store is needed: to select, or since the objective reads stored columns."""
+        return self.selects or bool(self.columns)
 
     def open_corpus(self) -> tuple[Corpus, TokenizedCorpus]:
         """The corpus and its tokens, made where they do not exist yet."""
@@ -130,14 +144,15 @@ class ForgettingData(LightningDataModule):
         return corpus, tokenize_corpus(corpus, tokenizer, self.template, self.max_length)
 
     def prepare_data(self) -> None:
-        """Make the corpus and its tokens where they do not exist yet (one process a node)."""
+        """Make the corpus and its tokens where they do not exist yet (one process per node)."""
         self.open_corpus()
 
     def setup(self, stage: str) -> None:
-        """Open the corpus, memory-mapped; for training open the store and find the cut.
+        """Open the corpus, memory-mapped; for training open the store and select.
 
         Raises:
-            UserError: The store is missing, unfinished, or of another corpus, tokenizer, template, length or backbone.
+            UserError: The store is missing, unfinished, or of another corpus, tokenizer, template, length or base; or
+                it lacks a column that the score or the objective reads.
         """
         self.corpus, self._tokens = self.open_corpus()
         self._check_backbone()
@@ -146,25 +161,21 @@ class ForgettingData(LightningDataModule):
                 f"There is nothing to train on: the corpus has no {self.train_split} examples. Raise "
                 f"data.corpus.num_{self.train_split}."
             )
-        if stage == "predict":
-            trainer = self.trainer
-            assert trainer is not None, "scoring needs a trainer"
-            module = trainer.lightning_module
-            self.store_identity = {
-                **self.identity(), "adapter": module.adapter_hash, "dtype": module.dtype_name,
-                "four_bit": module.four_bit, "precision": trainer.precision,
-            }  # fmt: skip
-            # Before any rank writes: all must come to the same list.
-            folder = self.store_folder
-            assert folder is not None, "scoring needs data.store"
-            self.pending = [shard for shard in self.shards() if not has_shard(folder, shard, self.store_identity)]
-        elif self.selection.positive_fraction != "all":
-            self.store = self._matching_store()
-            self.sides = self.store.sides(self.selection)
+        if stage == "predict" or not self.reads_store:
+            return
+        self.store = self._matching_store()
+        if missing := [name for name in self.columns if name not in self.stored("train").columns]:
+            raise UserError(
+                f"The objective reads {', '.join(missing)}; the score store {self.store.folder} has "
+                f"{', '.join(self.stored('train').columns)}. Name columns that are there."
+            )
+        if self.selects:
+            self.scored = ScoredSplit(self.stored("train"), self.score)
+            self.selected = Selected(self.scored, self.selection)
 
     @property
     def tokens(self) -> TokenizedCorpus:
-        """The tokenised corpus, once `setup` has run."""
+        """The tokenized corpus, once `setup` has run."""
         assert self._tokens is not None, "setup() has not run"
         return self._tokens
 
@@ -204,7 +215,7 @@ class ForgettingData(LightningDataModule):
             raise UserError(f"{error} Make it with\n  {self.score_command}") from None
         names = {
             "corpus": "corpus", "tokenizer": "tokenizer", "template": "template", "max_length": "max_length",
-            "base": "backbone", "tokens": "tokenised corpus",
+            "base": "base model", "tokens": "tokenized corpus",
         }  # fmt: skip
         for key, ours in self.identity().items():
             theirs = store.identity.get(key)
@@ -221,27 +232,32 @@ class ForgettingData(LightningDataModule):
             )
         return store
 
-    def side_masks(self, split: TokenizedSplit) -> SideMasks:
-        """A function from an example of `split` to the sides of its response tokens."""
-        if self.store is None or self.sides is None:
-            return EveryToken(split.num_targets)
-        train, scored = self.store.split("train"), self.store.split(split.name)
-        # D_val ranks as if it followed D_train: a token of it that equals the threshold is not above the cut.
-        after = (0, 0) if split.name == "train" else (len(train), train.num_tokens)
-        return ByScore(scored, self.sides, self.selection.granularity, *after)
+    def stored(self, split: str) -> StoredSplit:
+        """The stored columns of a split, and `noise` where the corpus knows it."""
+        assert self.store is not None, "there is no store"
+        noise = self.tokens.split(split).noise
+        return self.store.split(split, {} if noise is None else {"noise": noise})
+
+    def masks(self, split: TokenizedSplit) -> Masks:
+        """A function from an example of `split` to the positive and negative mask of its response tokens."""
+        if self.selected is None:
+            return AllPositive(split.num_targets)
+        return self.selected.masks(ScoredSplit(self.stored(split.name), self.score))
 
     @property
     def token_budget(self) -> int:
         """Padded tokens of a micro-batch on this device."""
-        device = self.trainer.strategy.root_device.type if self.trainer else "cpu"
-        return self.micro_batch_tokens or MICRO_BATCH_TOKENS.get(device, MICRO_BATCH_TOKENS["cuda"])
+        return micro_batch_budget(self.micro_batch_tokens, self.trainer)
 
     def train_dataloader(self) -> DataLoader[OptimizerStep]:
-        """One item is one optimiser step."""
+        """One item is one optimizer step."""
         split = self.tokens.split(self.train_split)
         trainer = self.trainer
         assert trainer is not None
-        dataset = StepDataset(split, self.side_masks(split), self.token_budget, trainer.global_rank, trainer.world_size)
+        stored = self.stored(split.name) if self.columns else None
+        dataset = StepDataset(
+            split, self.masks(split), self.token_budget, trainer.global_rank, trainer.world_size, stored, self.columns
+        )
         # Lightning asks for the loader, and starts its workers, before it restores the checkpoint.
         sampler = StepSampler(
             len(split), self.batch_size, self.seed if self.shuffle else None,
@@ -249,25 +265,14 @@ class ForgettingData(LightningDataModule):
         )  # fmt: skip
         return DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=self.num_workers)
 
-    def val_dataloader(self) -> DataLoader[SidedBatch] | list[Any]:
-        """D_val in micro-batches, shared over ranks; by side where the store has scored it."""
+    def val_dataloader(self) -> DataLoader[HeldOutBatch] | list[Any]:
+        """D_val in micro-batches, distributed over ranks; labeled where the store has scored it."""
         split = self.tokens.split("validation")
         if len(split) == 0:
             return []
         rank, num_ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        steps = StepDataset(split, self.side_masks(split), self.token_budget)
-        masks = [steps.side_masks(i) for i in range(len(split))] if self.store is not None else []
-        self.validation_sides = tuple(sum(int(m[side].sum()) for m in masks) for side in (0, 1))
-        groups = share_out(split.lengths, self.token_budget, num_ranks)[rank]
-        return DataLoader(SidedBatches(steps, groups), batch_size=None, num_workers=self.num_workers)
-
-    def shards(self) -> list[ShardRange]:
-        """Every shard of this corpus's store, in order."""
-        return [shard for name in SCORED for shard in shard_ranges(name, len(self.tokens.split(name)), self.shard_size)]
-
-    def predict_dataloader(self) -> DataLoader[ShardWork]:
-        """The shards that the store still lacks (the command `score`)."""
-        splits = {name: self.tokens.split(name) for name in SCORED}
-        rank, num_ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        dataset = ScoringDataset(splits, self.pending, self.token_budget, rank, num_ranks)
+        masks = self.masks(split)
+        groups = distribute(split.lengths, self.token_budget, num_ranks)[rank]
+        labels = [masks(i) for i in range(len(split))]
+        dataset = HeldOutDataset(split, labels, groups, is_scored=self.selected is not None)
         return DataLoader(dataset, batch_size=None, num_workers=self.num_workers)

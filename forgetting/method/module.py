@@ -1,4 +1,4 @@
-"""The LightningModule: a language model with LoRA, an objective, one optimiser step an item."""
+"""The LightningModule: a language model with LoRA and an objective; one item is one optimizer step."""
 
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -15,38 +15,43 @@ from torchmetrics import MeanMetric
 from transformers import get_linear_schedule_with_warmup
 
 from forgetting.errors import UserError
-from forgetting.method.objectives import Objective
+from forgetting.method.held_out import HeldOutBatch
+from forgetting.method.objectives import Objective, ResponseTokens, Step, StepSums
 from forgetting.method.scoring import ShardScores, ShardWork, score_shard
-from forgetting.method.steps import OptimizerStep, SidedBatch
+from forgetting.method.steps import LabeledBatch, OptimizerStep
 from forgetting.model.adapter_folder import adapter_hash
-from forgetting.model.backbone import DType, load_backbone
+from forgetting.model.backbone import load_backbone
+from forgetting.model.dtypes import DType
 from forgetting.model.language_model import LanguageModel
 from forgetting.model.lora import Lora, add_lora, load_lora, unmatched_targets
 from forgetting.model.sharding import shard_model
+
+OBJECTIVE = "objective."
+"""How the names of an objective's parameters and buffers begin."""
 
 
 class FineTuner(LightningModule):
     """LoRA fine-tuning on an objective of per-token nll (Taheri et al., TMLR 2026, Algorithm 1).
 
-    Optimisation is manual, since an item is a whole optimiser step: neither the loss nor its gradient depends on how
-    the step is cut into micro-batches or shared over ranks (dropout apart).
+    Optimization is manual, since an item is a whole optimizer step: neither the loss nor its gradient depends on how
+    the step is divided into micro-batches and ranks (dropout apart).
 
     Args:
         backbone: Hub id or folder of a causal language model with safetensors weights.
-        objective: FullTokens, Ignoring or Forgetting.
-        revision: Hub revision of the backbone.
+        objective: MeanNLL (Full Tokens, Ignoring), Forgetting, or one of your own.
+        revision: Hub revision of the base model.
         dtype: Of the frozen weights; the adapter is float32 always.
         lora: Rank, scaling, dropout and targets.
         adapter: A PEFT folder to start from (or to score and validate with) instead of a fresh adapter.
         learning_rate: Peak, after warm-up; it falls linearly to 0 at the end.
-        warmup_fraction: Share of the steps, rounded up, over which the learning rate rises linearly.
+        warmup_fraction: Fraction of the steps, rounded up, over which the learning rate rises linearly.
         weight_decay: AdamW's.
         gradient_clip: Largest norm of the gradient; None does not clip.
         activation_checkpointing: Keep only each layer's input and compute the rest again in the backward pass.
         compile: Run the decoder through torch.compile, with dynamic shapes.
-        four_bit: Quantise the frozen weights to NF4 (CUDA and bitsandbytes only).
+        four_bit: Quantize the frozen weights to NF4 (CUDA and bitsandbytes only).
         attention: transformers' attn_implementation; None lets it choose.
-        seed: Of the adapter's initialisation and of dropout (linked to seed_everything by the command line).
+        seed: Of the adapter's initialization and of dropout (linked to seed_everything by the command line).
     """
 
     def __init__(
@@ -93,7 +98,7 @@ class FineTuner(LightningModule):
     # --- the model ---------------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
-        """Load the backbone, put the adapter on, and shard or compile as configured (once)."""
+        """Load the base model, put the adapter on, and shard or compile as configured (once)."""
         if self.language_model is not None:
             return
         backbone = load_backbone(self.backbone, self.revision, self.dtype_name, self.four_bit, self.attention)
@@ -110,6 +115,11 @@ class FineTuner(LightningModule):
         if self.compile_decoder:
             language_model.decoder.compile(dynamic=True)
         if self.device_mesh is not None:
+            if any(parameter.requires_grad for parameter in self.objective.parameters()):
+                raise UserError(
+                    f"{type(self.objective).__name__} has parameters that are trained, which the sharded strategy does "
+                    "not share. Use trainer.strategy ddp, or update buffers in after_step."
+                )
             shard_model(language_model, self.device_mesh)
             # FSDP2 watches the versions of its tensors, which inference mode does not keep.
             validating = self.trainer.fit_loop.epoch_loop.val_loop, self.trainer.validate_loop
@@ -118,8 +128,17 @@ class FineTuner(LightningModule):
         self.language_model = language_model
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
-        """The parameters that are trained, by name."""
-        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+        """The adapter's parameters, by name: what an adapter's folder holds."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad and not name.startswith(OBJECTIVE)}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Stored columns that the objective reads."""
+        return self.objective.columns
+
+    def made_with(self) -> dict[str, Any]:
+        """What scores by this model depend on, the base model apart."""
+        return {"adapter": self.adapter_hash, "dtype": self.dtype_name, "four_bit": self.four_bit}
 
     @property
     def adapter_hash(self) -> str | None:
@@ -129,8 +148,9 @@ class FineTuner(LightningModule):
     # --- training ----------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        """AdamW on the adapter; linear warm-up over ceil(warmup_fraction · steps), then linear decay to 0."""
-        optimizer = torch.optim.AdamW(self.trainable().values(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        """AdamW on what is trained; linear warm-up over ceil(warmup_fraction · steps), then linear decay to 0."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
         schedule = get_linear_schedule_with_warmup(
             optimizer, ceil(self.warmup_fraction * self.total_steps), self.total_steps
         )
@@ -138,11 +158,11 @@ class FineTuner(LightningModule):
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of the run."""
+        """Optimizer steps of the run."""
         return int(self.trainer.estimated_stepping_batches)
 
     def training_step(self, step: OptimizerStep, batch_idx: int) -> None:
-        """Take one optimiser step (Eq. 8 over all its sequences)."""
+        """Take one optimizer step (Eq. 8 over all its sequences)."""
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         assert not isinstance(optimizer, list)
         number = self.trainer.global_step
@@ -152,19 +172,18 @@ class FineTuner(LightningModule):
                 "out or take them twice. Whatever resumes the run must tell the sampler where it will stand."
             )
         self._seed_dropout(number)
-        coefficient = self.objective.coefficient(number, self.total_steps)
+        counts = Step(number, self.total_steps, step.num_positive, step.num_negative)
+        metrics = self.objective.metrics(counts)  # as they are in this step; `after_step` may change them
         optimizer.zero_grad()
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, Σ nll of the positive, of the negative
         for place, batch in enumerate(step.micro_batches, start=1):
             with nullcontext() if place == len(step.micro_batches) else self._without_gradient_sync():
-                nll = self.language_model(batch.inputs)
-                part = self.objective(
-                    nll, batch.positive_mask, batch.negative_mask, coefficient, step.num_positive, step.num_negative
-                )
-                # Strategies average gradients over ranks; the parts are to be summed.
-                self.manual_backward(part * self.trainer.world_size)
-            nll = nll.detach()
-            sums += torch.stack([part.detach(), nll[batch.positive_mask].sum(), nll[batch.negative_mask].sum()])
+                tokens = response_tokens(self.language_model(batch.inputs), batch)
+                share = self.objective(tokens, counts)
+                # Strategies average gradients over ranks; the shares are to be summed.
+                self.manual_backward(share * self.trainer.world_size)
+            nll = tokens.nll.detach()
+            sums += torch.stack([share.detach(), nll[batch.positive_mask].sum(), nll[batch.negative_mask].sum()])
         norm, rate = self._clip_gradient(), float(optimizer.param_groups[0]["lr"])
         if not torch.isfinite(norm):  # the same on every rank, since gradients are averaged over them
             raise UserError(
@@ -174,7 +193,15 @@ class FineTuner(LightningModule):
             )
         optimizer.step()
         schedule.step()  # type: ignore[union-attr]
-        self._log_step(step, sums, coefficient, norm, rate)
+        observes, logs = type(self.objective).after_step is not Objective.after_step, self._is_logged(number)
+        if observes or logs:
+            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        if observes:
+            self.objective.after_step(StepSums(counts, *sums.tolist()))
+        seconds = self._seconds_since_last_step()
+        if logs:
+            speed = {} if seconds is None else {"tokens_per_second": step.num_tokens / seconds}
+            self._log_step(counts, sums, {**metrics, "learning_rate": rate, "gradient_norm": float(norm), **speed})
 
     def _seed_dropout(self, step: int) -> None:
         """Dropout's draws follow from run seed, step and rank, so that a resumed run draws what it would have drawn."""
@@ -186,49 +213,47 @@ class FineTuner(LightningModule):
         return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
     def _clip_gradient(self) -> Tensor:
-        parameters = list(self.trainable().values())
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.gradient_clip is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip, norm)
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[operator]
 
-    def _log_step(self, step: OptimizerStep, sums: Tensor, coefficient: float, norm: Tensor, rate: float) -> None:
-        number = step.number
+    def _is_logged(self, number: int) -> bool:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return bool(every) and (number % every == 0 or self.trainer.is_last_batch)
+
+    def _seconds_since_last_step(self) -> float | None:
         now, before = time.perf_counter(), self._last_step_end
         self._last_step_end = now
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if not every or (number % every and not self.trainer.is_last_batch):
-            return
-        loss, positive, negative = self.trainer.strategy.reduce(sums, reduce_op="sum")
-        values: dict[str, Any] = {
-            "train/loss": loss, "train/coefficient": coefficient, "train/learning_rate": rate,
-            "train/gradient_norm": norm,
-        }  # fmt: skip
+        return None if before is None else now - before
+
+    def _log_step(self, step: Step, sums: Tensor, values: dict[str, float]) -> None:
+        """Write a step's row: its loss and means, the objective's own metrics, what else is known."""
+        loss, positive, negative = sums.tolist()
+        row = {"train/loss": loss, **{f"train/{name}": value for name, value in values.items()}}
         if step.num_positive:
-            values["train/nll_positive"] = positive / step.num_positive
+            row["train/nll_positive"] = positive / step.num_positive
         if step.num_negative:
-            values["train/nll_negative"] = negative / step.num_negative
-        if before is not None:
-            values["train/tokens_per_second"] = step.num_tokens / (now - before)
+            row["train/nll_negative"] = negative / step.num_negative
         # Logged here and not by Lightning, which does it after the checkpoint of this step is written: a run resumed
         # from there would lack the row. It stays among the metrics that callbacks can monitor.
-        row = {name: float(value) for name, value in values.items()}
         for logger in self.loggers if self.trainer.is_global_zero else ():
-            logger.log_metrics(row, step=number)
+            logger.log_metrics(row, step=step.number)
         self.log_dict({name: torch.tensor(value) for name, value in row.items()}, logger=False)
         self.log("loss", row["train/loss"], prog_bar=True, logger=False)
 
     # --- held-out nll and scores -------------------------------------------------------------------------------------
 
-    def validation_step(self, batch: SidedBatch, batch_idx: int) -> None:
-        """Held-out nll of all response tokens, and by side where D_val is scored: the paper's claim to regularise."""
+    def validation_step(self, held_out: HeldOutBatch, batch_idx: int) -> None:
+        """Held-out nll of all response tokens, and of the positive and negative ones where D_val is scored."""
+        batch = held_out.batch
         nll = self.language_model(batch.inputs)
-        sides = {"nll": torch.ones_like(batch.positive_mask)}
-        # Of a side that D_val does not have there is no mean. The counts are those of all ranks.
-        num_positive, num_negative = self.trainer.datamodule.validation_sides  # type: ignore[attr-defined]
-        sides |= {"nll_positive": batch.positive_mask} if num_positive else {}
-        sides |= {"nll_negative": batch.negative_mask} if num_negative else {}
-        for name, mask in sides.items():
+        masks = {"nll": torch.ones_like(batch.positive_mask)}
+        # There is no mean over no tokens. The counts are those of all ranks.
+        masks |= {"nll_positive": batch.positive_mask} if held_out.num_positive else {}
+        masks |= {"nll_negative": batch.negative_mask} if held_out.num_negative else {}
+        for name, mask in masks.items():
             metric = self.held_out[name]
             assert isinstance(metric, MeanMetric)
             count = mask.sum()
@@ -245,22 +270,32 @@ class FineTuner(LightningModule):
         """The clock of the first step starts here."""
         self._last_step_end = None
 
+    def _kept(self) -> list[str]:
+        """What a checkpoint keeps: the adapter, and the objective's parameters and buffers."""
+        return [*self.trainable(), *(OBJECTIVE + name for name in self.objective.state_dict())]
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the adapter alone: the backbone is frozen and named by its hash."""
-        names = self.trainable()
+        """Keep the adapter and the objective's state alone: the base model is frozen and named by its hash."""
+        names = self._kept()
         state = checkpoint["state_dict"]  # gathered on the first rank where the model is sharded, empty elsewhere
         checkpoint["state_dict"] = {name: state[name] for name in names} if state else {}
-        checkpoint["trained"] = sorted(names)  # sharded strategies take the state out before on_load_checkpoint
+        checkpoint["kept"] = sorted(names)  # sharded strategies take the state out before on_load_checkpoint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that lacks a part of the adapter, or holds what this adapter has not."""
-        found, expected = set(checkpoint.get("trained", ())), set(self.trainable())
-        if found != expected:
-            odd = sorted(found ^ expected)[:3]
+        """Refuse a checkpoint that lacks a part of the adapter or the objective, or holds what these have not."""
+        left, here = set(checkpoint.get("kept", ())), set(self._kept())
+        if left != here:
             raise UserError(
-                f"The checkpoint holds {len(found)} tensors where this adapter has {len(expected)} (such as {odd}): it "
-                "belongs to another backbone or other LoRA settings."
+                f"The checkpoint holds {len(left)} tensors where this run has {len(here)} (differing in "
+                f"{sorted(left ^ here)[:3]}): it belongs to another base model, objective or other LoRA settings."
             )
+
+
+def response_tokens(nll: Tensor, batch: LabeledBatch) -> ResponseTokens:
+    """What an objective sees of a micro-batch."""
+    counts = batch.inputs.response_mask.sum(1)
+    example = torch.arange(len(counts), device=nll.device).repeat_interleave(counts, output_size=len(nll))
+    return ResponseTokens(nll, batch.positive_mask, batch.negative_mask, example, batch.columns)
 
 
 def _refuse_out_of_range(

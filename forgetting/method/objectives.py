@@ -1,42 +1,142 @@
-"""The paper's objective and its baselines: functions of the per-token nll, usable from any trainer."""
+"""Objectives: from the nll of response tokens to the loss of an optimizer step (Taheri et al., TMLR 2026, Eq. 1 and 8).
 
+An objective sees a micro-batch at a time, with the counts of the whole optimizer step, and returns its share: the
+shares of a step add up to the step's loss, however the step is divided into micro-batches and ranks. One of your own is
+a subclass of `Objective` in any module, named by `model.objective.class_path` (docs/extending.md).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
 from forgetting.errors import UserError
 
 Schedule = Literal["paper", "ramp", "constant"]
 
 
+@dataclass(frozen=True)
+class Step:
+    """An optimizer step, as every rank knows it before its first forward pass.
+
+    Attributes:
+        number: Optimizer steps done before it, from 0.
+        total: Optimizer steps of the run.
+        num_positive: Positive tokens of the step, over all micro-batches and ranks.
+        num_negative: Negative tokens of the step, likewise.
+    """
+
+    number: int
+    total: int
+    num_positive: int
+    num_negative: int
+
+
+@dataclass(frozen=True)
+class ResponseTokens:
+    """The response tokens of a micro-batch, with everything that is known of them.
+
+    Attributes:
+        nll: Negative log-likelihood under the model that is trained, in nats; carries the gradient.
+        positive_mask: Tokens to train on.
+        negative_mask: Tokens to unlearn; disjoint from `positive_mask`. A token of neither is ignored.
+        example: Which example of the micro-batch each token belongs to, from 0. Examples are never divided.
+        columns: Stored columns by name, those that the objective asks for; `tokens["nll_base"]` is one of them.
+    """
+
+    nll: Float[Tensor, " tokens"]
+    positive_mask: Bool[Tensor, " tokens"]
+    negative_mask: Bool[Tensor, " tokens"]
+    example: Int[Tensor, " tokens"]
+    columns: Mapping[str, Float[Tensor, " tokens"]] = field(default_factory=dict)
+
+    def __getitem__(self, column: str) -> Float[Tensor, " tokens"]:
+        """A stored column.
+
+        Raises:
+            UserError: The objective did not ask for it.
+        """
+        if column not in self.columns:
+            raise UserError(
+                f"The objective reads the column {column!r} without asking for it: name it in its class attribute "
+                f"`columns` (there: {', '.join(self.columns) or 'none'})."
+            )
+        return self.columns[column]
+
+
+@dataclass(frozen=True)
+class StepSums:
+    """Sums of an optimizer step over all its micro-batches and ranks, the same on every rank.
+
+    Attributes:
+        step: The step.
+        loss: Its loss.
+        nll_positive: Σ nll of its positive tokens, in nats, before the step.
+        nll_negative: Σ nll of its negative tokens.
+    """
+
+    step: Step
+    loss: float
+    nll_positive: float
+    nll_negative: float
+
+
+class Objective(nn.Module):
+    """A loss over the response tokens of an optimizer step.
+
+    What it learns or remembers belongs into parameters and buffers: they are in the run's checkpoint, and a killed run
+    resumes with the same bits. Parameters are trained by the same optimizer as the adapter.
+
+    Attributes:
+        columns: Stored columns that `forward` reads. They need a score store, also where every token is positive.
+        needs_negative: Whether it means nothing without negative tokens: it is then refused at ρ = all.
+    """
+
+    columns: tuple[str, ...] = ()
+    needs_negative: bool = False
+
+    def forward(self, tokens: ResponseTokens, step: Step) -> Float[Tensor, ""]:
+        """A micro-batch's share of the step's loss; the shares of a step add up to its loss."""
+        raise NotImplementedError
+
+    def after_step(self, sums: StepSums) -> None:
+        """Update state from the step's sums. They are reduced over ranks for objectives that override this alone."""
+
+    def metrics(self, step: Step) -> dict[str, float]:
+        """Numbers of its own to log with a step, such as λ."""
+        return {}
+
+
 def dual_loss(
     nll: Float[Tensor, " tokens"],
     positive_mask: Bool[Tensor, " tokens"],
     negative_mask: Bool[Tensor, " tokens"],
-    coefficient: float,
+    coefficient: float | Float[Tensor, ""],
     num_positive: int,
     num_negative: int,
 ) -> Float[Tensor, ""]:
-    """Learn the positive tokens, forget the negative ones.
+    """Train on the positive tokens, unlearn the negative ones.
 
     Taheri et al. (TMLR 2026), Eq. 8: mean nll over positive − λ · mean nll over negative. The counts are the whole
-    optimiser step's, so the parts of a step add up to the step. A count of zero contributes zero.
+    optimizer step's, so the shares of a step add up to the step. A count of zero contributes zero.
 
     Args:
-        nll: Negative log-likelihood of each response token, in nats.
-        positive_mask: Tokens to learn.
-        negative_mask: Tokens to forget; disjoint from `positive_mask`.
+        nll: Negative log-likelihood of each response token, in nats; or what is put in its place (a bounded function
+            of it at the negative tokens, say).
+        positive_mask: Tokens to train on.
+        negative_mask: Tokens to unlearn; disjoint from `positive_mask`.
         coefficient: λ ≥ 0. The second term has no lower bound: a large λ lets it dominate.
-        num_positive: Positive tokens in the optimiser step.
-        num_negative: Negative tokens in the optimiser step.
+        num_positive: Positive tokens in the optimizer step.
+        num_negative: Negative tokens in the optimizer step.
 
     Returns:
-        This part's share of the loss, in nats a token.
+        This micro-batch's share of the loss, in nats per token.
     """
-    # One weight a token rather than two masked sums: tokens of neither side get exactly no gradient.
+    # One weight per token rather than two masked sums: tokens of neither mask get exactly no gradient.
     weight = positive_mask.to(nll.dtype) / max(num_positive, 1)
-    if coefficient:
+    if isinstance(coefficient, Tensor) or coefficient:
         weight = weight - negative_mask.to(nll.dtype) * (coefficient / max(num_negative, 1))
     return (weight * nll).sum()
 
@@ -50,8 +150,8 @@ def scheduled_coefficient(
     shrinks the slope. `ramp` adds t_min; `constant` is t_max at every step (Table 10).
 
     Args:
-        step: Optimiser steps done, from 0.
-        total_steps: Optimiser steps of the run.
+        step: Optimizer steps done, from 0.
+        total_steps: Optimizer steps of the run.
         t_min: See above.
         t_max: See above.
         schedule: See above.
@@ -62,71 +162,55 @@ def scheduled_coefficient(
     return t_min + slope if schedule == "ramp" else slope
 
 
-class Objective:
-    """A loss over the response tokens of an optimiser step: Eq. 8 with a coefficient that subclasses choose.
+class MeanNLL(Objective):
+    """Mean nll of the positive tokens; the others are dropped.
 
-    A subclass may also replace `__call__` by any other function of the per-token nll.
+    Full Tokens (Eq. 1, standard fine-tuning) where every token is positive (`data.positive_fraction: all`), Ignoring
+    where the top-ρ fraction is (Eq. 8 at λ = 0).
     """
 
-    def coefficient(self, step: int, total_steps: int) -> float:
-        """λ at a step; 0 for an objective that forgets nothing."""
-        return 0.0
-
-    def __call__(
-        self,
-        nll: Float[Tensor, " tokens"],
-        positive_mask: Bool[Tensor, " tokens"],
-        negative_mask: Bool[Tensor, " tokens"],
-        coefficient: float,
-        num_positive: int,
-        num_negative: int,
-    ) -> Float[Tensor, ""]:
-        """A part's share of the step's loss; arguments as in `dual_loss`."""
-        return dual_loss(nll, positive_mask, negative_mask, coefficient, num_positive, num_negative)
-
-
-class Ignoring(Objective):
-    """Data selection: the mean nll of the positive tokens; λ = 0, so the negative ones are dropped."""
+    def forward(self, tokens: ResponseTokens, step: Step) -> Float[Tensor, ""]:
+        """A micro-batch's share of the step's loss."""
+        return dual_loss(
+            tokens.nll, tokens.positive_mask, tokens.negative_mask, 0.0, step.num_positive, step.num_negative
+        )
 
 
 class Forgetting(Objective):
-    """Learn the positive tokens and forget the negative ones (Eq. 8).
+    """Train on the positive tokens and unlearn the negative ones (Eq. 8), λ growing with the steps (§4.3).
 
     Args:
-        t_min: Shrinks the slope of λ (§4.3); (1e-5, 0.25) for LLaMA-3.2-1B, (1e-4, 0.25) for larger models (§5.1.3).
+        t_min: Shrinks the slope of λ; (1e-5, 0.25) for LLaMA-3.2-1B, (1e-4, 0.25) for larger models (§5.1.3).
         t_max: λ at the end of training, at most 1. The negative term has no lower bound: above 1 it would outweigh the
             positive one, and no minimum would be left.
         schedule: `paper`, `ramp` or `constant`; see `scheduled_coefficient`.
     """
 
+    needs_negative = True
+
     def __init__(self, t_min: float = 1e-4, t_max: float = 0.25, schedule: Schedule = "paper") -> None:
+        super().__init__()
         if not 0 <= t_min <= t_max <= 1:  # false for NaN and infinity too
             raise UserError(
                 f"Forgetting has t_min {t_min} and t_max {t_max}; 0 ≤ t_min ≤ t_max ≤ 1 is expected: λ grows with "
-                "training, must not be negative, and above 1 would weigh forgetting more than learning. Another λ "
+                "training, must not be negative, and above 1 would weigh unlearning more than learning. Another λ "
                 "needs an objective of its own (a subclass of Objective)."
             )
         self.t_min = t_min
         self.t_max = t_max
         self.schedule: Schedule = schedule
 
-    def coefficient(self, step: int, total_steps: int) -> float:
+    def coefficient(self, step: Step) -> float:
         """λ at a step."""
-        return scheduled_coefficient(step, total_steps, self.t_min, self.t_max, self.schedule)
+        return scheduled_coefficient(step.number, step.total, self.t_min, self.t_max, self.schedule)
 
+    def forward(self, tokens: ResponseTokens, step: Step) -> Float[Tensor, ""]:
+        """A micro-batch's share of the step's loss."""
+        return dual_loss(
+            tokens.nll, tokens.positive_mask, tokens.negative_mask, self.coefficient(step), step.num_positive,
+            step.num_negative,
+        )  # fmt: skip
 
-class FullTokens(Objective):
-    """Standard fine-tuning: the mean nll of every response token, whatever its side (Eq. 1)."""
-
-    def __call__(
-        self,
-        nll: Float[Tensor, " tokens"],
-        positive_mask: Bool[Tensor, " tokens"],
-        negative_mask: Bool[Tensor, " tokens"],
-        coefficient: float,
-        num_positive: int,
-        num_negative: int,
-    ) -> Float[Tensor, ""]:
-        """A part's share of the step's loss; arguments as in `dual_loss`."""
-        every = positive_mask | negative_mask
-        return dual_loss(nll, every, ~every, 0.0, num_positive + num_negative, 0)
+    def metrics(self, step: Step) -> dict[str, float]:
+        """λ of the step."""
+        return {"coefficient": self.coefficient(step)}

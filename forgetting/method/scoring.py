@@ -1,14 +1,18 @@
-"""Two models' nll of every response token: one model in memory, its adapter off and on."""
+"""Scoring (Algorithm 1, stage 2): two models' nll of every response token, by one model, its adapter off and on."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
-from forgetting.method.store import ShardRange
+from forgetting.errors import UserError
+from forgetting.method.data import SCORED, ForgettingData, micro_batch_budget
+from forgetting.method.store import COLUMNS, ShardRange, has_shard, shard_ranges
 from forgetting.model.batch import MicroBatch, cut_by_tokens, pad
 from forgetting.model.language_model import LanguageModel
 
@@ -25,21 +29,20 @@ class ShardWork:
 
 @dataclass
 class ShardScores:
-    """Scores of a shard's response tokens, in corpus order."""
+    """Columns of a shard's response tokens, in corpus order."""
 
     shard: ShardRange
     num_targets: np.ndarray
-    nll_base: Float[np.ndarray, " tokens"]
-    nll_reference: Float[np.ndarray, " tokens"]
+    columns: dict[str, Float[np.ndarray, " tokens"]]
 
 
 class ScoringDataset(Dataset[ShardWork]):
-    """A rank's shards, each cut into micro-batches of similar length.
+    """A rank's shards, each divided into micro-batches of similar length.
 
     In every round each rank takes one shard and as many forward passes as the rank that needs most.
 
     Args:
-        splits: Tokenised splits by name.
+        splits: Tokenized splits by name.
         pending: Shards still to be scored, the same list on every rank.
         budget: Padded tokens of a micro-batch, at most.
         rank: This process.
@@ -74,14 +77,57 @@ class ScoringDataset(Dataset[ShardWork]):
         return ShardWork(shard, micro_batches + [pad([])] * empty, members + [[] for _ in range(empty)])
 
 
+class ScoringData(LightningDataModule):
+    """The shards that a store still lacks, as the Trainer's `predict` reads them.
+
+    Args:
+        data: The corpus and the store's folder.
+        made_with: What scores depend on beside the corpus: adapter, dtype, precision.
+    """
+
+    def __init__(self, data: ForgettingData, made_with: dict[str, Any]) -> None:
+        super().__init__()
+        if data.store_folder is None:
+            raise UserError("Scoring needs data.store, the folder to write.")
+        self.data, self.folder = data, data.store_folder
+        self._made_with = made_with
+        self.identity: dict[str, Any] = {}
+        self.shards: list[ShardRange] = []
+        self.pending: list[ShardRange] = []
+
+    def prepare_data(self) -> None:
+        """Make the corpus and its tokens where they do not exist yet (one process per node)."""
+        self.data.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Find what the store lacks, before any rank writes: all must come to the same list.
+
+        Raises:
+            UserError: The folder holds the scores of something else.
+        """
+        self.data.setup(stage)
+        tokens = self.data.tokens
+        self.identity = {**self.data.identity(), **self._made_with}
+        self.shards = [s for name in SCORED for s in shard_ranges(name, len(tokens.split(name)), self.data.shard_size)]
+        self.pending = [shard for shard in self.shards if not has_shard(self.folder, shard, self.identity)]
+
+    def predict_dataloader(self) -> DataLoader[ShardWork]:
+        """This rank's shards."""
+        assert self.trainer is not None, "the Trainer has not taken this data module"
+        splits = {name: self.data.tokens.split(name) for name in SCORED}
+        budget = micro_batch_budget(self.data.micro_batch_tokens, self.trainer)
+        dataset = ScoringDataset(splits, self.pending, budget, self.trainer.global_rank, self.trainer.world_size)
+        return DataLoader(dataset, batch_size=None, num_workers=self.data.num_workers)
+
+
 @torch.no_grad()
 def score_shard(model: LanguageModel, work: ShardWork) -> ShardScores | None:
-    """Run both models over a shard (Taheri et al., TMLR 2026, Algorithm 1, stage 2).
+    """Run both models over a shard.
 
     The Trainer runs it in inference mode, except where the model is sharded, which inference mode forbids.
 
     Returns:
-        The scores, or None where there is no shard to score.
+        The columns, or None where there is no shard to score.
     """
     base, reference = [], []
     for batch in work.micro_batches:
@@ -93,12 +139,12 @@ def score_shard(model: LanguageModel, work: ShardWork) -> ShardScores | None:
     # Micro-batches are sorted by length; put the sequences back in corpus order.
     counts = [batch.response_mask.sum(1).tolist() for batch in work.micro_batches]
     size = work.shard.last - work.shard.first
-    columns = [[np.zeros(0, np.float32)] * size, [np.zeros(0, np.float32)] * size]
-    for column, pieces in zip(columns, (base, reference), strict=True):
+    columns = {name: [np.zeros(0, np.float32)] * size for name in COLUMNS}
+    for column, pieces in zip(columns.values(), (base, reference), strict=True):
         for values, positions, lengths in zip(pieces, work.members, counts, strict=True):
             if positions:
                 parts: tuple[Tensor, ...] = values.float().cpu().split(lengths)
                 for position, part in zip(positions, parts, strict=True):
                     column[position] = part.numpy()
-    num_targets = np.array([len(part) for part in columns[0]], dtype=np.int64)
-    return ShardScores(work.shard, num_targets, np.concatenate(columns[0]), np.concatenate(columns[1]))
+    num_targets = np.array([len(part) for part in columns[COLUMNS[0]]], dtype=np.int64)
+    return ShardScores(work.shard, num_targets, {name: np.concatenate(parts) for name, parts in columns.items()})

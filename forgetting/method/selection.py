@@ -1,7 +1,7 @@
-"""Which tokens are positive and which negative: pure functions of the scores.
+"""Selection: which tokens are positive and which negative, as pure functions of their scores.
 
-The order is the same everywhere: by falling score Q, equal scores in corpus order. A `Cut` is a place in that order; a
-token is above it or not. So masks are never stored: a token's side follows from its score and its position.
+The order is the same everywhere: by falling score, equal scores in corpus order. A `Threshold` is a place in that
+order; a token is selected by it or not. So masks are never stored: they follow from a token's score and its position.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,10 +12,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt
 
 from forgetting.errors import UserError
+from forgetting.method.scores import refuse_not_finite
 
 Granularity = Literal["token", "sequence"]
+Scope = Literal["corpus", "example"]
 Chunks = Callable[[], Iterable[np.ndarray]]
-"""Gives the scores of the corpus in order, a piece at a time, as often as it is called."""
+"""Gives the scores of the corpus in order, a chunk at a time, as often as it is called."""
 
 
 @dataclass(frozen=True)
@@ -23,21 +25,26 @@ class Selection:
     """What makes a token positive, negative or ignored (Taheri et al., TMLR 2026, Eq. 6-7).
 
     Attributes:
-        positive_fraction: ρ, the share that is positive, in (0, 1); or "all", every response token (Full Tokens).
-        granularity: Cut the ranking of all response tokens, or of sequences by the mean Q of their response tokens
-            (the paper does not say how it scores a sequence; this is our reading).
-        forget_fraction: The share, lowest in Q, that is negative; what lies between is ignored (Figure 1b). None: all
-            that is not positive is negative. Of tokens, or of sequences at that granularity.
-        threshold: Positive is Q > threshold (§4.2 tries 0); `positive_fraction` is None then.
+        positive_fraction: ρ, the fraction that is positive, in (0, 1); or "all", every response token.
+        granularity: Rank response tokens, or whole sequences by the mean score of their response tokens (the paper
+            does not say how it scores a sequence; this is our reading).
+        scope: Rank the tokens of the whole corpus (the paper's), or those of each example apart (Lin et al., 2024).
+        forget_fraction: The fraction, lowest in score, that is negative; what lies between is ignored (Figure 1b).
+            None: all that is not positive is negative. Of tokens, or of sequences at that granularity.
+        threshold: Positive is score > threshold (§4.2 tries 0); `positive_fraction` is None then.
     """
 
     positive_fraction: float | Literal["all"] | None = 0.7
     granularity: Granularity = "token"
+    scope: Scope = "corpus"
     forget_fraction: float | None = None
     threshold: float | None = None
 
     def __post_init__(self) -> None:
         rho = self.positive_fraction
+        if self.scope == "example" and (self.granularity == "sequence" or self.threshold is not None):
+            setting = "data.granularity sequence" if self.threshold is None else f"data.threshold {self.threshold}"
+            raise UserError(f"data.scope example ranks the tokens of each example; it excludes {setting}.")
         if self.threshold is not None:
             if not np.isfinite(self.threshold):
                 raise UserError(f"data.threshold is {self.threshold}; a finite number was expected.")
@@ -53,19 +60,27 @@ class Selection:
         if rho == "all":
             if self.forget_fraction is not None:
                 raise UserError(
-                    'data.positive_fraction is "all", so there is nothing to forget: leave data.forget_fraction out.'
+                    'data.positive_fraction is "all", so there is nothing to unlearn: leave data.forget_fraction out.'
                 )
             return
         if not 0 < rho < 1:
             raise UserError(
                 f"data.positive_fraction (ρ) is {rho}; it must lie between 0 and 1, both excluded. Use "
-                '"all" to learn every response token.'
+                '"all" to train on every response token.'
             )
         if self.forget_fraction is not None and not 0 <= self.forget_fraction <= 1 - rho + 1e-9:
             raise UserError(
                 f"data.forget_fraction is {self.forget_fraction}; at ρ = {rho} it must lie in [0, {1 - rho:.6g}], "
-                "since a token cannot be learned and forgotten."
+                "since a token cannot be both positive and negative."
             )
+
+    def counts(self, total: int) -> tuple[int, int]:
+        """How many of `total` are positive, round(ρ · total), and how many negative, round(f · total) or the rest."""
+        assert isinstance(self.positive_fraction, float), "no fraction is selected"
+        num_positive = round(self.positive_fraction * total)
+        if self.forget_fraction is None:
+            return num_positive, total - num_positive
+        return num_positive, min(round(self.forget_fraction * total), total - num_positive)
 
     def record(self) -> dict[str, Any]:
         """The values, for a manifest."""
@@ -73,30 +88,23 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Cut:
+class Threshold:
     """A place in the order of the scores.
 
-    Above it lie the scores over `threshold`, and those equal to it whose position in the corpus is below
-    `tie_position`.
+    Selected are the scores over `value`, and those equal to it whose position in the corpus is below `tie_index`.
     """
 
-    threshold: float
-    tie_position: int
+    value: float
+    tie_index: int
 
-    def above(self, score: Float[np.ndarray, " n"], first: int) -> Bool[np.ndarray, " n"]:
-        """Which of `score`, whose first element has position `first` in the corpus, lie above the cut."""
-        threshold = score.dtype.type(self.threshold)
-        ties = np.arange(first, first + len(score)) < self.tie_position
-        return (score > threshold) | ((score == threshold) & ties)
-
-
-ABOVE_ALL = Cut(threshold=float("inf"), tie_position=0)
-"""Nothing lies above it."""
+    def selects(self, score: Float[np.ndarray, " n"], first: int) -> Bool[np.ndarray, " n"]:
+        """Which of `score`, whose first element has position `first` in the corpus, are selected."""
+        value = score.dtype.type(self.value)
+        before_tie_index = np.arange(first, first + len(score)) < self.tie_index
+        return (score > value) | ((score == value) & before_tie_index)
 
 
-def quality(nll_base: Float[np.ndarray, " n"], nll_reference: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Q (Taheri et al., TMLR 2026, Eq. 4-5): how far the reference lowers a token's nll, nll_base − nll_reference."""
-    return nll_base - nll_reference
+SELECTS_NONE = Threshold(value=float("inf"), tie_index=0)
 
 
 def sequence_means(
@@ -111,23 +119,24 @@ def sequence_means(
     return np.add.reduceat(score.astype(np.float64), np.cumsum(num_targets) - num_targets) / num_targets
 
 
-def cut_at(chunks: Chunks, num_above: int) -> Cut:
-    """The cut with exactly `num_above` scores above it.
+def threshold_of_top(chunks: Chunks, num_selected: int) -> Threshold:
+    """The threshold that selects exactly the highest `num_selected` scores.
 
     Exact, and in memory that does not grow with the number of scores: a float's bits, read as an unsigned integer,
     keep its order (after flipping), so the threshold is found 16 bits at a time by counting, in one pass over the
-    scores for each 16 bits, without sorting any of them. A last pass finds where among equal scores the cut falls.
+    scores for each 16 bits, without sorting any of them. A last pass finds the tie index among equal scores.
+    `np.sort(scores)[-num_selected]` is the same value, in memory and time that grow with the corpus.
 
     Args:
         chunks: The scores, float32 or float64, in corpus order.
-        num_above: How many to take, between 0 and the number of scores.
+        num_selected: How many to take, between 0 and the number of scores.
 
     Raises:
-        UserError: A score is not a finite number, or there are fewer than `num_above` scores.
+        UserError: A score is not a finite number, or there are fewer than `num_selected` scores.
     """
-    if num_above == 0:
-        return ABOVE_ALL
-    prefix, shift, remaining, dtype = 0, None, num_above, None
+    if num_selected == 0:
+        return SELECTS_NONE
+    prefix, shift, remaining, dtype = 0, None, num_selected, None
     while shift is None or shift > 0:
         counts = np.zeros(2**16, dtype=np.int64)
         for scores in chunks():
@@ -141,7 +150,7 @@ def cut_at(chunks: Chunks, num_above: int) -> Cut:
                 digits = digits[(keys >> shift) == prefix] & 0xFFFF
             counts += np.bincount(digits.astype(np.int64), minlength=2**16)
         if shift is None or counts.sum() < remaining:
-            raise UserError(f"There are fewer than {num_above} scores to select from.")
+            raise UserError(f"There are fewer than {num_selected} scores to select from.")
         from_the_top = np.cumsum(counts[::-1])
         place = int(np.searchsorted(from_the_top, remaining))
         remaining -= int(from_the_top[place - 1]) if place else 0
@@ -149,10 +158,10 @@ def cut_at(chunks: Chunks, num_above: int) -> Cut:
         shift -= 16
     assert dtype is not None
     threshold = _from_ordered_bits(prefix, dtype)
-    return Cut(float(threshold), _position_of_tie(chunks, threshold, remaining))
+    return Threshold(float(threshold), _tie_index(chunks, threshold, remaining))
 
 
-def _position_of_tie(chunks: Chunks, threshold: np.floating[Any], count: int) -> int:
+def _tie_index(chunks: Chunks, threshold: np.floating[Any], count: int) -> int:
     """Position just after the `count`-th score equal to `threshold`."""
     first = 0
     for scores in chunks():
@@ -164,20 +173,9 @@ def _position_of_tie(chunks: Chunks, threshold: np.floating[Any], count: int) ->
     raise AssertionError("the threshold is one of the scores")
 
 
-def _refuse_not_finite(scores: np.ndarray) -> None:
-    """Such a score says nothing about its token, and in a mean nothing about its sequence."""
-    broken = int(np.count_nonzero(~np.isfinite(scores)))
-    if broken:
-        raise UserError(
-            f"{broken} scores are not finite numbers: one of the two models gave a token an nll that is none. Score "
-            "again, with model.dtype float32 or bfloat16; if it stays so, the base or the reference's adapter is "
-            "damaged."
-        )
-
-
 def _ordered_bits(scores: np.ndarray) -> UInt[np.ndarray, " n"]:
     """Unsigned integers in the same order as the floats; −0 and 0 are equal."""
-    _refuse_not_finite(scores)
+    refuse_not_finite(scores)
     unsigned = {4: np.uint32, 8: np.uint64}[scores.dtype.itemsize]
     bits = (scores + scores.dtype.type(0)).view(unsigned)
     top = unsigned(1 << (8 * scores.dtype.itemsize - 1))
@@ -192,11 +190,11 @@ def _from_ordered_bits(key: int, dtype: np.dtype[Any]) -> np.floating[Any]:
 
 
 @dataclass(frozen=True)
-class Sides:
-    """The cuts that a selection makes in a corpus: above `positive` is learned, not above `negative` is forgotten."""
+class Thresholds:
+    """The thresholds of a selection in a corpus: `positive` selects the positive, `negative` all but the negative."""
 
-    positive: Cut
-    negative: Cut
+    positive: Threshold
+    negative: Threshold
     num_positive: int
     num_negative: int
 
@@ -204,46 +202,31 @@ class Sides:
         self, score: Float[np.ndarray, " n"], first: int
     ) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
         """Positive and negative mask of scores whose first has position `first` in the corpus (disjoint)."""
-        return self.positive.above(score, first), ~self.negative.above(score, first)
+        return self.positive.selects(score, first), ~self.negative.selects(score, first)
 
 
-def sides(chunks: Chunks, count: int, selection: Selection) -> Sides:
-    """Cut a ranking of `count` scores (of tokens or of sequences) as `selection` says.
+def find_thresholds(chunks: Chunks, count: int, selection: Selection) -> Thresholds:
+    """Find a selection's thresholds in a ranking of `count` scores (of tokens or of sequences).
 
-    Exactly round(ρ · count) are positive and, with `forget_fraction` f, exactly round(f · count) negative. A negative
-    side may be empty.
+    Exactly round(ρ · count) are positive and, with `forget_fraction` f, exactly round(f · count) negative. There may be
+    no negative ones.
+
+    Args:
+        chunks: The scores.
+        count: How many.
+        selection: Of the scope `corpus`.
 
     Raises:
-        UserError: A score is not a finite number, or nothing is positive: training would only forget.
+        UserError: A score is not a finite number.
     """
     if selection.threshold is not None:
-        found = _by_threshold(chunks, count, selection.threshold)
-        setting = f"data.threshold {selection.threshold}"
-    else:
-        found = _by_share(chunks, count, selection)
-        setting = f"data.positive_fraction (ρ) {selection.positive_fraction}"
-    if found.num_positive == 0:
-        ranked = "sequences" if selection.granularity == "sequence" else "response tokens"
-        raise UserError(
-            f"At {setting} none of the {count:,} {ranked} of the corpus is positive: training would only forget. "
-            + ("Lower the threshold." if selection.threshold is not None else "Raise ρ, or take a larger corpus.")
-        )
-    return found
-
-
-def _by_threshold(chunks: Chunks, count: int, threshold: float) -> Sides:
-    cut, num_positive = Cut(threshold, 0), 0
-    for scores in chunks():
-        _refuse_not_finite(scores)
-        num_positive += int(np.count_nonzero(cut.above(scores, 0)))
-    return Sides(cut, cut, num_positive, count - num_positive)
-
-
-def _by_share(chunks: Chunks, count: int, selection: Selection) -> Sides:
-    assert isinstance(selection.positive_fraction, float), "every token is positive: there is nothing to cut"
-    num_positive = round(selection.positive_fraction * count)
-    cut = cut_at(chunks, num_positive)
-    if selection.forget_fraction is None:
-        return Sides(cut, cut, num_positive, count - num_positive)
-    num_negative = min(round(selection.forget_fraction * count), count - num_positive)
-    return Sides(cut, cut_at(chunks, count - num_negative), num_positive, num_negative)
+        threshold = Threshold(selection.threshold, 0)
+        num_positive = 0
+        for scores in chunks():
+            refuse_not_finite(scores)
+            num_positive += int(np.count_nonzero(threshold.selects(scores, 0)))
+        return Thresholds(threshold, threshold, num_positive, count - num_positive)
+    num_positive, num_negative = selection.counts(count)
+    positive = threshold_of_top(chunks, num_positive)
+    negative = positive if selection.forget_fraction is None else threshold_of_top(chunks, count - num_negative)
+    return Thresholds(positive, negative, num_positive, num_negative)

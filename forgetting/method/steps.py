@@ -1,7 +1,7 @@
-"""Optimiser steps: which sequences a step holds, and how it is cut into micro-batches and shared over ranks.
+"""Optimizer steps: which sequences a step holds, how they are divided into micro-batches and distributed over ranks.
 
-One item of the loader is one optimiser step. Every rank draws the same sequences from the run's seed, so each knows the
-step's counts before any forward pass, and what the step computes does not depend on how it is cut.
+One item of the loader is one optimizer step. Every rank draws the same sequences from the run's seed, so each knows the
+step's counts before any forward pass, and what the step computes does not depend on how it is divided.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,17 +10,18 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from forgetting.method.masks import SideMasks
+from forgetting.method.masks import Masks
+from forgetting.method.store import StoredSplit
 from forgetting.model.batch import MicroBatch, cut_by_tokens, pad
 
 
 @runtime_checkable
 class Examples(Protocol):
-    """Tokenised examples, as `corpus` gives them."""
+    """Tokenized examples, as `corpus` gives them."""
 
     lengths: np.ndarray
 
@@ -36,31 +37,33 @@ class Examples(Protocol):
 
 
 @dataclass
-class SidedBatch:
-    """A micro-batch and the side of each of its response tokens, in the order in which the model returns their nll."""
+class LabeledBatch:
+    """A micro-batch and the labels of its response tokens, in the order in which the model returns their nll."""
 
     inputs: MicroBatch
     positive_mask: Bool[Tensor, " tokens"]
     negative_mask: Bool[Tensor, " tokens"]
+    columns: dict[str, Float[Tensor, " tokens"]]
+    """Stored columns that the objective asks for."""
 
 
 @dataclass
 class OptimizerStep:
-    """A rank's part of an optimiser step, with the counts of the whole step."""
+    """A rank's part of an optimizer step, with the counts of the whole step."""
 
     number: int
     """Its place in the run, from 0. Whoever takes the step compares it with where the run stands."""
-    micro_batches: list[SidedBatch]
+    micro_batches: list[LabeledBatch]
     num_positive: int
     num_negative: int
     num_tokens: int
     """Input tokens of the step, without padding."""
 
 
-def share_out(lengths: Sequence[int] | np.ndarray, budget: int, num_ranks: int) -> list[list[list[int]]]:
-    """Cut sequences into micro-batches by a token budget and deal these out to ranks, equally many to each.
+def distribute(lengths: Sequence[int] | np.ndarray, budget: int, num_ranks: int) -> list[list[list[int]]]:
+    """Divide sequences into micro-batches by a token budget and distribute these over ranks, equally many to each.
 
-    With several ranks the budget shrinks to a rank's share of the tokens, so that no rank stands idle. Ranks that come
+    With several ranks the budget shrinks to a rank's share of the tokens, so that no rank is idle. Ranks that come
     short get empty micro-batches: sharded strategies need the same number of forward passes everywhere.
 
     Returns:
@@ -84,26 +87,36 @@ class StepDataset(Dataset[OptimizerStep]):
     """Builds a rank's part of a step from the indices of its sequences.
 
     Args:
-        examples: Tokenised examples.
-        side_masks: Gives an example's masks.
+        examples: Tokenized examples.
+        masks: Gives an example's positive and negative mask.
         budget: Padded tokens of a micro-batch, at most.
         rank: This process.
         num_ranks: All of them.
+        stored: Gives the stored columns that the objective asks for; None where it asks for none.
+        columns: Their names.
     """
 
     def __init__(
-        self, examples: Examples, side_masks: SideMasks, budget: int, rank: int = 0, num_ranks: int = 1
+        self,
+        examples: Examples,
+        masks: Masks,
+        budget: int,
+        rank: int = 0,
+        num_ranks: int = 1,
+        stored: StoredSplit | None = None,
+        columns: Sequence[str] = (),
     ) -> None:
         self.examples = examples
-        self.side_masks = side_masks
+        self.masks = masks
         self.budget = budget
         self.rank = rank
         self.num_ranks = num_ranks
+        self.stored, self.columns = stored, columns
 
     def __getitem__(self, step: tuple[int, Sequence[int]]) -> OptimizerStep:
         """Build a step from its number and its sequences, as `StepSampler` gives them."""
         number, indices = step
-        masks = [self.side_masks(i) for i in indices]
+        masks = [self.masks(i) for i in indices]
         lengths, parts = self._parts(indices)
         return OptimizerStep(
             number=number,
@@ -121,41 +134,25 @@ class StepDataset(Dataset[OptimizerStep]):
     def _parts(self, indices: Sequence[int]) -> tuple[np.ndarray, list[list[int]]]:
         """Lengths of a step's sequences, and this rank's micro-batches as positions among them."""
         lengths = self.examples.lengths[np.asarray(indices)]
-        return lengths, share_out(lengths, self.budget, self.num_ranks)[self.rank]
+        return lengths, distribute(lengths, self.budget, self.num_ranks)[self.rank]
 
-    def micro_batch(self, indices: Sequence[int], masks: Sequence[tuple[np.ndarray, np.ndarray]]) -> SidedBatch:
-        """Sequences and their masks as one padded batch; none at all give an empty one."""
+    def micro_batch(self, indices: Sequence[int], masks: Sequence[tuple[np.ndarray, np.ndarray]]) -> LabeledBatch:
+        """Sequences and their labels as one padded batch; none at all give an empty one."""
         sequences = [(self.examples.input_ids(i), self.examples.response_mask(i)) for i in indices]
-        positive, negative = (
-            (torch.from_numpy(np.concatenate([np.zeros(0, np.bool_), *side])) for side in zip(*masks, strict=True))
-            if masks
-            else (torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.bool))
+        empty = np.zeros(0, np.bool_)
+        positive, negative = zip(*masks, strict=True) if masks else ((empty,), (empty,))
+        tokens = [] if self.stored is None else [self.stored.example(i) for i in indices]
+        nothing = np.zeros(0, np.float32)
+        return LabeledBatch(
+            pad(sequences),
+            torch.from_numpy(np.concatenate(positive)),
+            torch.from_numpy(np.concatenate(negative)),
+            {name: torch.from_numpy(np.concatenate([nothing, *(t[name] for t in tokens)])) for name in self.columns},
         )
-        return SidedBatch(pad(sequences), positive, negative)
-
-
-class SidedBatches(Dataset[SidedBatch]):
-    """Micro-batches for held-out nll: `groups` of examples, each an item.
-
-    Args:
-        steps: Builds a batch.
-        groups: Examples of each batch; an empty group gives an empty batch.
-    """
-
-    def __init__(self, steps: StepDataset, groups: list[list[int]]) -> None:
-        self.steps = steps
-        self.groups = groups
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, number: int) -> SidedBatch:
-        group = self.groups[number]
-        return self.steps.micro_batch(group, [self.steps.side_masks(i) for i in group])
 
 
 class StepSampler(Sampler[tuple[int, list[int]]]):
-    """Draws the sequences of every optimiser step of an epoch; resumes where the run stands.
+    """Draws the sequences of every optimizer step of an epoch; resumes where the run stands.
 
     The order is a permutation drawn from the run's seed and the epoch, the same on every rank, so a resumed run sees
     the sequences that it would have seen.
@@ -164,7 +161,7 @@ class StepSampler(Sampler[tuple[int, list[int]]]):
         num_examples: Sequences in the corpus.
         batch_size: Sequences in a step; the last step of an epoch may hold fewer.
         seed: The run's seed; None keeps the order of the corpus.
-        steps_done: Gives the number of optimiser steps done when an epoch's iterator is made. A loader with workers
+        steps_done: Gives the number of optimizer steps done when an epoch's iterator is made. A loader with workers
             draws ahead, and its first iterator may be made before a checkpoint is restored: this must be where the run
             *will* stand. Each step carries its number, so that a wrong answer cannot go unnoticed.
     """

@@ -1,14 +1,13 @@
-"""The score store: two models' nll of every response token of a corpus, in shards that are complete or absent.
+"""The score store: named columns of every response token of a corpus, in shards that are complete or absent.
 
-A shard is an Arrow IPC file over a fixed range of examples, whatever the number of ranks that write. It names in its
-own metadata what it was made from and the hash of its values, so a shard cannot be mistaken for another's, nor for one
-that was damaged since. `manifest.json` closes the store.
+The columns are two models' nll, in nats, float32; a score is a function of them (`scores.py`). A shard is an Arrow IPC
+file over a fixed range of examples, whatever the number of ranks that write. It names in its own metadata what it was
+made from and the hash of its values, so a shard cannot be mistaken for another's, nor for one that was damaged since.
+`manifest.json` names the columns and closes the store.
 """
 
-import errno
 import hashlib
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,15 @@ from jaxtyping import Float, Int
 
 from forgetting.artifacts import complete_or_absent, hash_content, hash_file, read_json, refuse_changed, write_json
 from forgetting.errors import UserError
-from forgetting.method.selection import Cut, Selection, Sides, quality, sequence_means, sides
+from forgetting.method.scores import StoredTokens
 
 MANIFEST = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 COLUMNS = ("nll_base", "nll_reference")
-READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
+"""What scoring writes."""
+
+HASHED = ("format", "identity", "columns", "shards")
+"""The part of the manifest that its own hash covers."""
 
 
 @dataclass  # not frozen: Lightning moves batches to a device by copying their dataclasses
@@ -53,35 +55,36 @@ def write_shard(
     shard: ShardRange,
     identity: dict[str, Any],
     num_targets: Int[np.ndarray, " examples"],
-    nll_base: Float[np.ndarray, " tokens"],
-    nll_reference: Float[np.ndarray, " tokens"],
+    columns: Mapping[str, Float[np.ndarray, " tokens"]],
 ) -> None:
     """Write a shard, complete or not at all.
 
     Args:
         folder: The store.
         shard: Its range.
-        identity: What the scores are made from (see `store_identity`).
+        identity: What the columns are made from.
         num_targets: Response tokens of each example in the range.
-        nll_base: Base model's nll of each response token, in nats.
-        nll_reference: The reference's.
+        columns: Values by name, one per response token in corpus order.
+
+    Raises:
+        UserError: A value is not a finite number.
     """
-    for name, values in (("base", nll_base), ("reference", nll_reference)):
+    for name, values in columns.items():
         if not np.isfinite(values).all():
             raise UserError(
-                f"The {name} model gives nll that is no finite number in examples {shard.first} to {shard.last - 1} of "
-                f"{shard.split}. Nothing of them was written; score in float32 or bfloat16, and look at the model."
+                f"{name} is not a finite number in examples {shard.first} to {shard.last - 1} of {shard.split}. "
+                "Nothing of them was written; score in float32 or bfloat16, and look at the model."
             )
     offsets = np.concatenate([[0], np.cumsum(num_targets)]).astype(np.int64)
-    values = [column.astype(np.float32) for column in (nll_base, nll_reference)]
-    columns = [pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(column)) for column in values]
+    values = [column.astype(np.float32) for column in columns.values()]
+    arrays = [pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(column)) for column in values]
     metadata = {
         "identity": hash_content(identity), "range": f"{shard.split}:{shard.first}:{shard.last}",
         "sha256": _hash_of_values(offsets, *values),
     }  # fmt: skip
     kind = pa.large_list(pa.float32())
-    schema = pa.schema([(name, kind) for name in COLUMNS], metadata=metadata)
-    batch = pa.record_batch(columns, schema=schema)
+    schema = pa.schema([(name, kind) for name in columns], metadata=metadata)
+    batch = pa.record_batch(arrays, schema=schema)
     with (
         complete_or_absent(folder / shard.file) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
@@ -110,7 +113,7 @@ def has_shard(folder: Path, shard: ShardRange, identity: dict[str, Any]) -> bool
         with pa.memory_map(str(path)) as source:
             table = pa.ipc.open_file(source).get_batch(0)
             metadata = table.schema.metadata or {}
-            lists = [table.column(name) for name in COLUMNS]
+            lists = table.columns
             found = _hash_of_values(lists[0].offsets.to_numpy(), *(column.values.to_numpy() for column in lists))
     except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError):  # what a damaged file may look like
         return False
@@ -121,7 +124,10 @@ def has_shard(folder: Path, shard: ShardRange, identity: dict[str, Any]) -> bool
             f"{folder} holds scores made from another corpus, tokenizer, base, adapter or precision than those of this "
             "configuration. Remove the folder to score again, or give another one as data.store."
         )
-    return metadata.get(b"range") == f"{shard.split}:{shard.first}:{shard.last}".encode()
+    return (
+        tuple(table.schema.names) == COLUMNS
+        and metadata.get(b"range") == f"{shard.split}:{shard.first}:{shard.last}".encode()
+    )
 
 
 def close_store(folder: Path, identity: dict[str, Any], ranges: list[ShardRange], record: dict[str, Any]) -> None:
@@ -138,12 +144,8 @@ def close_store(folder: Path, identity: dict[str, Any], ranges: list[ShardRange]
          "sha256": hash_file(folder / r.file)}
         for r in ranges
     ]  # fmt: skip
-    content = {"format": FORMAT, "identity": identity, "shards": shards, "sha256": _hash_of_manifest(identity, shards)}
-    write_json(folder / MANIFEST, {**content, **record})
-
-
-def _hash_of_manifest(identity: dict[str, Any], shards: list[dict[str, Any]]) -> str:
-    return hash_content([identity, shards])
+    content = {"format": FORMAT, "identity": identity, "columns": list(COLUMNS), "shards": shards}
+    write_json(folder / MANIFEST, {**content, "sha256": hash_content(content), **record})
 
 
 class ScoreStore:
@@ -162,11 +164,14 @@ class ScoreStore:
             state = "is unfinished" if folder.is_dir() and any(folder.rglob("*.arrow")) else "does not exist"
             raise UserError(f"The score store {folder} {state}.")
         remedy = f"Remove {folder / MANIFEST} and score again: only what is missing or damaged is made."
-        self.manifest: dict[str, Any] = read_json(folder / MANIFEST, dict, ["format", "identity", "shards"], remedy)
+        self.manifest: dict[str, Any] = read_json(
+            folder / MANIFEST, dict, ["format", "identity", "columns", "shards"], remedy
+        )
         if self.manifest["format"] != FORMAT:
             raise UserError(f"{folder} has format {self.manifest['format']}, this version reads {FORMAT}. {remedy}")
         self.identity: dict[str, Any] = self.manifest["identity"]
-        if self.manifest.get("sha256") != _hash_of_manifest(self.identity, self.manifest["shards"]):
+        content = {key: self.manifest[key] for key in HASHED}
+        if self.manifest.get("sha256") != hash_content(content):
             raise UserError(f"{folder / MANIFEST} was changed or damaged since it was written. {remedy}")
         refuse_changed(folder, {shard["file"]: shard["sha256"] for shard in self.manifest["shards"]}, remedy)
 
@@ -185,8 +190,17 @@ class ScoreStore:
         """The splits that are scored."""
         return list(dict.fromkeys(shard["split"] for shard in self.manifest["shards"]))
 
-    def split(self, name: str) -> "ScoredSplit":
-        """The scores of one split.
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns."""
+        return tuple(self.manifest["columns"])
+
+    def split(self, name: str, extra: Mapping[str, np.ndarray] | None = None) -> "StoredSplit":
+        """The columns of one split.
+
+        Args:
+            name: `train` or `validation`.
+            extra: Further columns by name, one value per response token in corpus order.
 
         Raises:
             UserError: The store has no such split.
@@ -194,106 +208,63 @@ class ScoreStore:
         shards = [shard for shard in self.manifest["shards"] if shard["split"] == name]
         if not shards:
             raise UserError(f"The score store {self.folder} has no split {name}; it has {', '.join(self.splits)}.")
-        return ScoredSplit(name, [self.folder / shard["file"] for shard in shards], [s["first"] for s in shards])
-
-    def sides(self, selection: Selection) -> Sides:
-        """The cuts that a selection makes in D_train; kept beside the store, so that a second run only reads them."""
-        key = hash_content([self.hash, selection.record()])
-        path = self.folder / f"selection-{key[:16]}.json"
-        if (kept := _kept_sides(path, key)) is not None:
-            return kept
-        split = self.split("train")
-        tokens = selection.granularity == "token"
-        found = sides(
-            split.qualities if tokens else split.mean_qualities, split.num_tokens if tokens else len(split), selection
-        )
-        content = _sides_to_json(found)
-        try:
-            write_json(path, {"key": key, "sides": content, "sha256": hash_content(content)})
-        except OSError as error:  # a store that is shared may not be ours to write to: find the cut again next time
-            if error.errno not in READ_ONLY:
-                raise
-        return found
+        return StoredSplit(name, [self.folder / s["file"] for s in shards], [s["first"] for s in shards], extra or {})
 
 
-class ScoredSplit:
-    """The scores of a split: flat columns in corpus order, one memory map a shard."""
+class StoredSplit:
+    """The columns of a split, in corpus order, one memory map per shard."""
 
-    def __init__(self, name: str, paths: list[Path], firsts: list[int]) -> None:
+    def __init__(self, name: str, paths: list[Path], firsts: list[int], extra: Mapping[str, np.ndarray]) -> None:
         self.name = name
+        self.extra = extra
         self._paths, self._firsts = paths, firsts
         self._tables = [pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0) for path in paths]
-        self._offsets = [t.column("nll_base").offsets.to_numpy() for t in self._tables]
-        sizes = [int(offsets[-1]) for offsets in self._offsets]
-        self._positions = np.concatenate([[0], np.cumsum(sizes)])
+        self._offsets = [table.column(0).offsets.to_numpy() for table in self._tables]
+        self._positions = np.concatenate([[0], np.cumsum([int(offsets[-1]) for offsets in self._offsets])])
         self.num_tokens = int(self._positions[-1])
+        if wrong := [name for name, values in extra.items() if len(values) != self.num_tokens]:
+            raise UserError(f"{wrong[0]} has {len(extra[wrong[0]])} values, the store {self.num_tokens} tokens.")
 
-    def __reduce__(self) -> tuple[type["ScoredSplit"], tuple[str, list[Path], list[int]]]:
-        return ScoredSplit, (self.name, self._paths, self._firsts)  # a loader's worker maps the files itself
+    def __reduce__(self) -> tuple[type["StoredSplit"], tuple[Any, ...]]:
+        return StoredSplit, (
+            self.name,
+            self._paths,
+            self._firsts,
+            self.extra,
+        )  # a loader's worker maps the files itself
 
     def __len__(self) -> int:
         return self._firsts[-1] + self._tables[-1].num_rows
 
-    def shard_columns(self, number: int) -> tuple[Float[np.ndarray, " tokens"], Float[np.ndarray, " tokens"]]:
-        """`nll_base` and `nll_reference` of a shard, without a copy."""
-        table = self._tables[number]
-        base, reference = (table.column(c).values.to_numpy() for c in COLUMNS)
-        return base, reference
-
     @property
-    def nll_base(self) -> Float[np.ndarray, " tokens"]:
-        """The base's nll of every response token, in corpus order (a copy)."""
-        return np.concatenate([self.shard_columns(n)[0] for n in range(len(self._tables))])
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns."""
+        return (*self._tables[0].schema.names, *self.extra)
 
-    @property
-    def nll_reference(self) -> Float[np.ndarray, " tokens"]:
-        """The reference's nll of every response token, in corpus order (a copy)."""
-        return np.concatenate([self.shard_columns(n)[1] for n in range(len(self._tables))])
+    def _tokens(self, shard: int, first: int, last: int) -> StoredTokens:
+        """Examples `first` to `last` (excluded) of a shard."""
+        table, offsets = self._tables[shard], self._offsets[shard][first : last + 1]
+        begin, end = int(offsets[0]), int(offsets[-1])
+        place = int(self._positions[shard]) + begin
+        columns = {name: table.column(name).values.to_numpy()[begin:end] for name in table.schema.names}
+        columns |= {name: values[place : place + end - begin] for name, values in self.extra.items()}
+        return StoredTokens(self.name, place, np.diff(offsets), columns)
+
+    def shards(self) -> Iterator[StoredTokens]:
+        """All tokens, a shard at a time."""
+        for shard, table in enumerate(self._tables):
+            yield self._tokens(shard, 0, table.num_rows)
+
+    def example(self, index: int) -> StoredTokens:
+        """The tokens of one example."""
+        shard = int(np.searchsorted(self._firsts, index, side="right")) - 1
+        place = index - self._firsts[shard]
+        return self._tokens(shard, place, place + 1)
+
+    def column(self, name: str) -> np.ndarray:
+        """A column's values for every response token (a copy)."""
+        return np.concatenate([tokens[name] for tokens in self.shards()])
 
     def num_targets(self) -> Int[np.ndarray, " examples"]:
         """Response tokens of each example."""
         return np.concatenate([np.diff(offsets) for offsets in self._offsets])
-
-    def qualities(self) -> Iterator[Float[np.ndarray, " tokens"]]:
-        """Q of every response token in corpus order, a shard at a time."""
-        for number in range(len(self._tables)):
-            yield quality(*self.shard_columns(number))
-
-    def mean_qualities(self) -> Iterator[Float[np.ndarray, " examples"]]:
-        """Mean Q of each sequence's response tokens, a shard at a time, in float64."""
-        for number, offsets in enumerate(self._offsets):
-            yield sequence_means(quality(*self.shard_columns(number)), np.diff(offsets))
-
-    def example(self, index: int) -> tuple[int, Float[np.ndarray, " tokens"]]:
-        """Position of an example's first response token among all of the split's, and Q of its response tokens."""
-        shard = int(np.searchsorted(self._firsts, index, side="right")) - 1
-        a, b = self._offsets[shard][index - self._firsts[shard] : index - self._firsts[shard] + 2]
-        base, reference = self.shard_columns(shard)
-        return int(self._positions[shard] + a), quality(base[a:b], reference[a:b])
-
-
-def _kept_sides(path: Path, key: str) -> Sides | None:
-    """The cuts in a file; None where it is absent, damaged or another's: they are found again then."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["key"] != key or content["sha256"] != hash_content(content["sides"]):
-            return None
-        return _sides_from_json(content["sides"])
-    except (OSError, ValueError, RecursionError, TypeError, KeyError):
-        return None
-
-
-def _sides_to_json(found: Sides) -> dict[str, Any]:
-    def cut(c: Cut) -> dict[str, Any]:
-        # JSON has no infinity: null stands for the cut that nothing lies above.
-        return {"threshold": c.threshold if np.isfinite(c.threshold) else None, "tie_position": c.tie_position}
-
-    return {"positive": cut(found.positive), "negative": cut(found.negative),
-            "num_positive": found.num_positive, "num_negative": found.num_negative}  # fmt: skip
-
-
-def _sides_from_json(content: dict[str, Any]) -> Sides:
-    def cut(c: dict[str, Any]) -> Cut:
-        return Cut(float("inf") if c["threshold"] is None else c["threshold"], c["tie_position"])
-
-    return Sides(cut(content["positive"]), cut(content["negative"]), content["num_positive"], content["num_negative"])

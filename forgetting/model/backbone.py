@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from huggingface_hub import constants
@@ -19,8 +19,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from forgetting.artifacts import hash_content, hash_file, read_json
 from forgetting.errors import UserError
+from forgetting.model.dtypes import DType
+from forgetting.paths import is_local
 
-DType = Literal["float32", "bfloat16", "float16", "float64"]
 NO_CODE = {"trust_remote_code": False}
 """transformers would ask on the terminal, and run a model's own code at "y"."""
 LIBRARY_ERRORS = (
@@ -177,7 +178,7 @@ def _place(backbone: str) -> str:
             raise UserError(f"The folder {backbone} holds no config.json: a transformers model folder was expected.")
         read_json(path / "config.json", keys=["model_type"], remedy="Save or fetch the model again.")
         return str(path)
-    if backbone.startswith((".", "/", "~")) or backbone.count("/") > 1 or path.exists():
+    if is_local(backbone):
         raise UserError(
             f"There is no model folder {backbone}. Give a folder in the transformers format, or a hub id such as "
             "meta-llama/Llama-3.2-1B, as model.backbone."

@@ -1,4 +1,4 @@
-"""What a stopped run resumes from: when it is written, how, and how it is read again."""
+"""Checkpoints: when a run writes one, how, and how it is read when the run resumes."""
 
 import os
 import pickle
@@ -61,7 +61,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def steps_in_checkpoint(path: Path) -> int:
-    """Optimiser steps done when a checkpoint was written, by a look that loads no tensor.
+    """Optimizer steps done when a checkpoint was written, without loading a tensor.
 
     Raises:
         UserError: As `load_checkpoint`.
@@ -78,14 +78,14 @@ def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
 
 
 def _add_sum(file: Path, sha256: str) -> None:
-    """Note the hash of a checkpoint before it gets its name: at every moment that of each one there is among them."""
-    known = file.read_text(encoding="ascii", errors="replace").split() if file.is_file() else []
+    """Note the hash of a checkpoint before it gets its name: no checkpoint exists without its hash."""
+    hashes = file.read_text(encoding="ascii", errors="replace").split() if file.is_file() else []
     with complete_or_absent(file) as temporary:
-        temporary.write_text("\n".join([*known[-9:], sha256]) + "\n", encoding="utf-8")
+        temporary.write_text("\n".join([*hashes[-9:], sha256]) + "\n", encoding="utf-8")
 
 
 def _refuse_damaged(path: Path) -> None:
-    """Compare a checkpoint with the hashes of those that were written here. One without them is taken as it is."""
+    """Compare a checkpoint with the hashes of those that were written here. Without hashes it is accepted."""
     sums = path.parent / SUMS
     if sums.is_file() and hash_file(path) not in sums.read_text(encoding="ascii", errors="replace").split():
         raise UserError(_damaged(path, f"its SHA-256 is none of those in {sums}"))
@@ -110,14 +110,14 @@ def resume_from(run: Run) -> Path | None:
 
 
 class ResumePoint(Checkpoint):
-    """Writes the run's one checkpoint: every so many steps, at the last step, and when the run is asked to end.
+    """Writes the run's one checkpoint: every `every_n_steps`, at the last step, and when the run is asked to end.
 
-    A checkpoint stands for a step with all that belongs to it. So where validation follows the step, it is written when
-    the validation has been logged: Lightning does not make up for a validation that a stopped run missed.
+    A checkpoint covers a step and the validation that follows it: it is written once that validation is logged, since
+    Lightning does not repeat a validation that a stopped run missed.
 
     Args:
         path: The file.
-        every_n_steps: Optimiser steps between two checkpoints.
+        every_n_steps: Optimizer steps between two checkpoints.
     """
 
     def __init__(self, path: Path, every_n_steps: int) -> None:

@@ -1,24 +1,15 @@
-"""`metrics.csv` in the run folder, always; Weights & Biases when the configuration asks for it."""
+"""`metrics.csv` in the run folder: every logged step, also of a run that is stopped and resumed."""
 
 import csv
-import inspect
-import netrc
-import os
-import socket
-import sys
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
-import wandb
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from forgetting.artifacts import complete_or_absent, sync
-from forgetting.errors import UserError
 
 ROWS_AT_ONCE = 50
-MODES = ("online", "offline", "disabled", "shared")
 
 
 class MetricsFile(Logger):
@@ -74,7 +65,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Called after every step: write now and then."""
+        """Called after every step; write once enough rows are held."""
         if len(self._rows) > ROWS_AT_ONCE:
             self._append(self._rows[:-1])
             self._rows = self._rows[-1:]
@@ -109,75 +100,10 @@ class MetricsFile(Logger):
             writer.writerows(rows)
 
     def _written(self) -> list[dict[str, Any]]:
-        """The whole rows of the file. A killed process may have left its last one in part."""
+        """Complete rows of the file. A killed process may have left its last row incomplete."""
         if not self.path.is_file():
             return []
         text = self.path.read_text(encoding="utf-8", errors="replace")
         head, *lines = csv.reader(text[: text.rfind("\n") + 1].splitlines()) if "\n" in text else [[]]
         rows = [dict(zip(head, line, strict=True)) for line in lines if len(line) == len(head)]
         return [row for row in rows if row.get("step", "").isdigit()]
-
-
-def wandb_logger(settings: dict[str, Any], run_id: str, seed: int, folder: Path, identity: str) -> WandbLogger:
-    """A Weights & Biases logger that never asks for anything: without a key it logs offline, into the run folder.
-
-    Args:
-        settings: `project`, `entity`, `group`, `tags`, `mode` and what else `wandb.init` takes.
-        run_id: The run's id; its name there is `<id>/seed-<n>`, its group the id.
-        seed: The run's seed.
-        folder: The run's folder.
-        identity: Its id there: a resumed run goes on in the same one.
-    """
-    options = {
-        "project": "forgetting", "group": run_id, "name": f"{run_id}/seed-{seed}", "id": identity, **settings,
-    }  # fmt: skip
-    mode = wandb_mode(options.pop("mode", None))
-    folder.mkdir(parents=True, exist_ok=True)
-    return WandbLogger(save_dir=str(folder), mode=mode, log_model=False, **options)
-
-
-def refuse_wandb_settings(settings: dict[str, Any]) -> None:
-    """Refuse what Weights & Biases would refuse, before anything is written.
-
-    Raises:
-        UserError: A setting is unknown, or the mode is none.
-    """
-    known = inspect.signature(wandb.init).parameters
-    if unknown := [name for name in settings if name not in known]:
-        raise UserError(f"run.wandb has {', '.join(unknown)}, which wandb.init does not take: {', '.join(known)}.")
-    if settings.get("mode") not in (None, *MODES):
-        raise UserError(f"run.wandb.mode is {settings['mode']!r}; one of {', '.join(MODES)} was expected.")
-
-
-def wandb_mode(asked: str | None) -> str:
-    """Online where there is a key and the server answers, else offline; what is asked for is kept.
-
-    wandb itself tries for a minute and a half, then raises, and nothing has been trained.
-    """
-    mode = asked or os.environ.get("WANDB_MODE")
-    if mode is not None:
-        return mode
-    if not _has_wandb_key():
-        return "offline"
-    server = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
-    try:
-        port = server.port or (80 if server.scheme == "http" else 443)
-        socket.create_connection((server.hostname or "", port), timeout=5).close()
-    except (OSError, ValueError) as error:  # ValueError: of a port that is none
-        print(
-            f"Weights & Biases ({server.hostname}) does not answer ({error}): this run is logged offline. Send it "
-            "later with `wandb sync`.", file=sys.stderr,
-        )  # fmt: skip
-        return "offline"
-    return "online"
-
-
-def _has_wandb_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        return path.is_file() and host is not None and netrc.netrc(str(path)).authenticators(host) is not None
-    except netrc.NetrcParseError:
-        return False

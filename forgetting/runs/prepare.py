@@ -1,6 +1,6 @@
 from typing import Any
 
-from forgetting.arguments import parse, refuse_no_experiment
+from forgetting.arguments import base_files, parse, refuse_no_experiment
 from forgetting.method.data import ForgettingData
 
 
@@ -8,10 +8,10 @@ def prepare_command(arguments: list[str]) -> None:
     """Make the corpus and its tokens, as `fit` would, and say what is in it."""
     from jsonargparse import capture_parser
 
-    from forgetting.cli import build_cli
+    from forgetting.runs.trainer_cli import TrainerCLI
 
     # The same parser as fit's: any experiment, overlay and override that fit takes.
-    parser = capture_parser(lambda: build_cli(["fit", *arguments]))
+    parser = capture_parser(lambda: TrainerCLI(["fit", *arguments], base_files(arguments)))
     config = parse(parser, ["fit", *arguments])
     refuse_no_experiment("prepare", arguments)
     data = parser.instantiate_classes(config)["fit"]["data"]

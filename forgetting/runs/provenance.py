@@ -1,15 +1,14 @@
-"""What a run was made from, and the refusal to mix it with anything else."""
+"""Provenance: everything that a run was made from, and the refusal to mix it with anything else."""
 
 import platform
-from importlib.metadata import version
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import Callback
 
 from forgetting.artifacts import hash_content
 from forgetting.errors import UserError
+from forgetting.machine import device_name, versions
 from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
 from forgetting.model.backbone import backbone_identity
@@ -18,27 +17,28 @@ from forgetting.runs.run import Run
 FORMAT = 2
 
 
-def versions() -> dict[str, str]:
-    """Versions of what computes the numbers."""
-    names = ("forgetting", "torch", "lightning", "transformers", "peft", "datasets")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+def training_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that train and score."""
+    return {"python": platform.python_version(), **versions("forgetting", "lightning")}
 
 
 def provenance(run: Run, data: ForgettingData, module: FineTuner) -> dict[str, Any]:
-    """What a run is made from: every input by its hash."""
-    sides = data.sides
+    """Everything that a run is made from, every input by its hash."""
+    selected = data.selected
     return {
         "format": FORMAT, "id": run.id, "seed": run.seed, "config_hash": run.config_hash, "computed": run.computed,
         "inputs": all_inputs(data, module),
-        "sides": None if sides is None else {"num_positive": sides.num_positive, "num_negative": sides.num_negative},
+        "selected": None if selected is None else {
+            "num_positive": selected.num_positive, "num_negative": selected.num_negative,
+        },
         "unmatched_targets": module.unmatched_targets,
     }  # fmt: skip
 
 
 def launch(trainer: lightning.Trainer, data: ForgettingData, module: FineTuner) -> dict[str, Any]:
-    """Where and how one launch of a run computes: what changes digits at most, such as which draws dropout makes."""
+    """Where and how a launch of a run computes. It changes digits at most, such as which draws dropout makes."""
     return {
-        "versions": versions(), "device": device_name(trainer.strategy.root_device),
+        "versions": training_versions(), "device": device_name(trainer.strategy.root_device),
         "num_processes": trainer.world_size, "strategy": type(trainer.strategy).__name__,
         "micro_batch_tokens": data.token_budget,
         "activation_checkpointing": module.activation_checkpointing, "compile": module.compile_decoder,
@@ -61,19 +61,15 @@ def all_inputs(data: ForgettingData, module: FineTuner) -> dict[str, Any]:
         **common_inputs(data, module),
         "adapter": module.adapter_hash,
         "store": None if store is None else store.hash,
+        "scores": None if data.scored is None else data.scored.hash,
         "reference": None if store is None else store.identity["adapter"],
     }
 
 
 def checkpoint_identity(run: Run, inputs: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says of the run that it belongs to."""
+    """The identity of the run that a checkpoint belongs to."""
     hashes = {**inputs, "base": inputs["base"]["hash"]}  # whatever the base is called
     return {"id": run.id, "seed": run.seed, "config_hash": run.config_hash, "inputs": hash_content(hashes)}
-
-
-def device_name(device: torch.device) -> str:
-    """The device in words."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
 
 
 def refuse_other_inputs(run: Run, inputs: dict[str, Any], trainer: lightning.Trainer) -> None:
@@ -96,13 +92,15 @@ def _other_inputs(run: Run, inputs: dict[str, Any]) -> str | None:
         return str(error)
     if record is None:
         return None
-    for name, now in inputs.items():
-        was = record["inputs"].get(name)
-        same = isinstance(was, dict) and was.get("hash") == now["hash"] if name == "base" else was == now
+    for name, current in inputs.items():
+        recorded = record["inputs"].get(name)
+        same = recorded == current
+        if name == "base":  # whatever the base model is called
+            same = isinstance(recorded, dict) and recorded.get("hash") == current["hash"]
         if not same:
             return (
-                f"{run.folder} holds a run made from another {name} ({was} there, {now} now): going on would mix "
-                "the two. Move the folder away, or give another --run.root."
+                f"{run.folder} holds a run made from another {name} ({recorded} there, {current} now): resuming would "
+                "mix the two. Move the folder away, or give another --run.root."
             )
     return None
 
@@ -112,21 +110,17 @@ class InputCheck(Callback):
 
     Args:
         run: The run.
+        module: What is scored or validated with.
+        data: What is scored or validated on.
     """
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, module: FineTuner, data: ForgettingData) -> None:
+        self.run, self.module, self.data = run, module, data
 
     def on_predict_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Before scoring."""
-        self._check(trainer, pl_module)
+        refuse_other_inputs(self.run, common_inputs(self.data, self.module), trainer)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Before validating."""
-        self._check(trainer, pl_module)
-
-    def _check(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(module, FineTuner)
-        assert isinstance(data, ForgettingData)
-        refuse_other_inputs(self.run, common_inputs(data, module), trainer)
+        refuse_other_inputs(self.run, common_inputs(self.data, self.module), trainer)

@@ -1,10 +1,5 @@
-"""What a run leaves in its folder: where it came from, what it cost, its adapter, its scores."""
+"""The record of a run: what it is made from when it starts, whose a checkpoint is, its adapter at the end."""
 
-import resource
-import sys
-import time
-from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,89 +10,21 @@ from lightning.pytorch.callbacks import Callback
 from peft import PeftModel
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from forgetting.artifacts import complete_folder, complete_or_absent, read_json, write_json
+from forgetting.artifacts import complete_folder, complete_or_absent, write_json
 from forgetting.errors import UserError
-from forgetting.lock import locked
 from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
-from forgetting.method.scoring import ShardScores, ShardWork
-from forgetting.method.store import ScoreStore, ShardRange, close_store, write_shard
-from forgetting.model.backbone import backbone_identity
 from forgetting.model.lora import save_lora
-from forgetting.run_folder import record_cost
-from forgetting.runs.estimate import estimate
 from forgetting.runs.metrics import MetricsFile
+from forgetting.runs.preflight import preflight
 from forgetting.runs.provenance import (
     all_inputs,
     checkpoint_identity,
-    device_name,
     launch,
     provenance,
     refuse_other_inputs,
-    versions,
 )
 from forgetting.runs.run import Run
-
-LOOK_AHEAD = 1000
-"""Steps whose micro-batches are looked at to tell what memory the largest will take."""
-
-
-class Cost(Callback):
-    """What `fit` takes: seconds and tokens of the steps that the adapter is made from, over all launches.
-
-    The clock runs from the first step, with the waiting for data and without validation. It is kept in the checkpoint:
-    steps that a kill undid are not counted, and those of earlier launches are.
-
-    Args:
-        folder: The run's.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.seconds, self.tokens, self.launches = 0.0, 0, 0
-        self._mark = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
-        return {"seconds": self.seconds, "tokens": self.tokens, "launches": self.launches}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From the checkpoint."""
-        self.seconds, self.tokens = state_dict["seconds"], state_dict["tokens"]
-        self.launches = state_dict["launches"]
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """The clock starts; the checkpoint, if any, is restored by now."""
-        self.launches += 1
-        self._mark = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:  # fmt: skip
-        """Count a step, of all ranks together."""
-        now = time.perf_counter()
-        self.seconds, self._mark = self.seconds + now - self._mark, now
-        self.tokens += batch.num_tokens
-
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Leave out what validation took."""
-        self._mark = time.perf_counter()
-
-    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Write the entry, if the run is complete. It comes before the adapter, whose presence ends the run."""
-        assert isinstance(pl_module, FineTuner)
-        if trainer.is_global_zero and trainer.global_step >= pl_module.total_steps:
-            entry = {"stage": "fit", "seconds": self.seconds, "tokens": self.tokens, "launches": self.launches}
-            record_cost(self.folder, {**entry, **_machine(trainer)}, replace=True)
-
-
-def _machine(trainer: lightning.Trainer) -> dict[str, Any]:
-    device = trainer.strategy.root_device
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"device": device_name(device), "num_devices": trainer.world_size, "peak_memory_bytes": peak}
 
 
 class RunRecord(Callback):
@@ -107,28 +34,32 @@ class RunRecord(Callback):
         run: The run.
         config_text: The whole configuration, for `fit.yaml`.
         metrics: The run's metrics file.
+        module: What is trained.
+        data: What it is trained on.
     """
 
-    def __init__(self, run: Run, config_text: str, metrics: MetricsFile) -> None:
+    def __init__(
+        self, run: Run, config_text: str, metrics: MetricsFile, module: FineTuner, data: ForgettingData
+    ) -> None:
         self.run = run
         self.config_text = config_text
         self.metrics = metrics
+        self.module, self.data = module, data
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Everything is loaded and nothing is trained yet: say what this run is made from."""
-        module, data = _parts(trainer, pl_module)
-        made_from = provenance(self.run, data, module)
+        made_from = provenance(self.run, self.data, self.module)
         refuse_other_inputs(self.run, made_from["inputs"], trainer)
         if trainer.is_global_zero:
             self.run.folder.mkdir(parents=True, exist_ok=True)
             before = self.run.provenance() or {"launches": []}
-            launches = [*before["launches"], launch(trainer, data, module)]
+            launches = [*before["launches"], launch(trainer, self.data, self.module)]
             with complete_or_absent(self.run.folder / "fit.yaml") as temporary:
                 temporary.write_text(self.config_text, encoding="utf-8")
             write_json(self.run.provenance_file, {**made_from, "launches": launches})
             for logger in trainer.loggers:
                 logger.log_hyperparams(yaml.safe_load(self.config_text))
-            print(preflight(trainer, module), flush=True)
+            print(preflight(trainer, self.module, self.data), flush=True)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """The checkpoint, if any, is restored by now."""
@@ -138,16 +69,15 @@ class RunRecord(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Say whose it is. What was logged up to a checkpoint is on disk when the checkpoint is."""
-        module, data = _parts(trainer, pl_module)
-        checkpoint["run"] = checkpoint_identity(self.run, all_inputs(data, module))
+        checkpoint["run"] = checkpoint_identity(self.run, all_inputs(self.data, self.module))
         self.metrics.write()
 
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Refuse the checkpoint of another run."""
-        module, data = _parts(trainer, pl_module)
-        ours, theirs = checkpoint_identity(self.run, all_inputs(data, module)), checkpoint.get("run") or {}
+        """Refuse the checkpoint of another run, and to resume this one where an input has changed."""
+        refuse_other_inputs(self.run, all_inputs(self.data, self.module), trainer)
+        ours, theirs = checkpoint_identity(self.run, all_inputs(self.data, self.module)), checkpoint.get("run") or {}
         odd = [name for name in ours if theirs.get(name) != ours[name]]
         if odd:
             raise UserError(
@@ -158,44 +88,9 @@ class RunRecord(Callback):
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save the adapter as a plain PEFT folder."""
-        assert isinstance(pl_module, FineTuner)
-        if trainer.global_step < pl_module.total_steps:
-            return  # interrupted: the checkpoint says where to go on
-        save_adapter(pl_module, self.run.adapter, trainer.is_global_zero)
-
-
-def _parts(trainer: lightning.Trainer, module: lightning.LightningModule) -> tuple[FineTuner, ForgettingData]:
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    assert isinstance(module, FineTuner)
-    assert isinstance(data, ForgettingData)
-    return module, data
-
-
-def preflight(trainer: lightning.Trainer, module: FineTuner) -> str:
-    """What is about to happen, in one paragraph."""
-    trained = sum(p.numel() for p in module.trainable().values())
-    total = sum(p.numel() for p in module.language_model.parameters())
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    assert isinstance(data, ForgettingData)
-    lines = [
-        f"{type(module.objective).__name__} on {module.backbone}: {trained:,} of {total:,} parameters are trained, "
-        f"{module.total_steps:,} optimiser steps of {data.batch_size} sequences over "
-        f"{len(data.tokens.split(data.train_split)):,} examples, {trainer.world_size} process(es), {trainer.precision}"
-    ]
-    if data.sides is not None:
-        ranked = "sequences" if data.selection.granularity == "sequence" else "response tokens"
-        lines.append(f"{data.sides.num_positive:,} {ranked} positive, {data.sides.num_negative:,} negative")
-        if not data.sides.num_negative:
-            lines.append("Nothing is negative: the negative term is 0 at every step, whatever λ.")
-    loader: Any = data.train_dataloader()
-    steps = list(islice(loader.sampler, LOOK_AHEAD))
-    if steps:  # none are left where only the adapter is still to be written
-        most_tokens = max(loader.dataset.largest(indices) for _, indices in steps)
-        expected = estimate(trainer, module, loader.dataset[steps[0]], most_tokens)
-        lines += [] if expected is None else [str(expected)]
-    if module.unmatched_targets:
-        lines.append(f"LoRA targets that match no layer of this backbone: {', '.join(module.unmatched_targets)}")
-    return "\n".join(lines)
+        if trainer.global_step < self.module.total_steps:
+            return  # interrupted: the checkpoint says where to resume
+        save_adapter(self.module, self.run.adapter, trainer.is_global_zero)
 
 
 def save_adapter(module: FineTuner, folder: Path, write: bool) -> None:
@@ -223,78 +118,3 @@ def save_adapter(module: FineTuner, folder: Path, write: bool) -> None:
         )
     with complete_folder(folder) as temporary:
         save_lora(model, temporary, state)
-
-
-class ScoreWriter(Callback):
-    """Writes each shard as it is scored, and what it took beside the shards: an interrupted store adds up."""
-
-    def __init__(self) -> None:
-        self._held = ExitStack()
-        self._start = 0.0
-
-    def on_predict_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """One launch at a time writes; a complete store is not written to, and may lie where nobody can."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if data.pending and trainer.is_global_zero:
-            self._held.enter_context(locked(data.store_folder))
-
-    def on_predict_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: ShardWork, batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
-        """The shard's clock starts."""
-        self._start = time.perf_counter()
-
-    def on_predict_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: ShardScores | None,
-        batch: ShardWork, batch_idx: int, dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
-        """Write a shard."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if outputs is not None:
-            shard = outputs.shard
-            lengths = data.tokens.split(shard.split).lengths[shard.first : shard.last]
-            seconds = time.perf_counter() - self._start
-            took = {"seconds": seconds / trainer.world_size, "tokens": 2 * int(lengths.sum())}  # two models read it
-            write_json(_cost_file(data.store_folder, shard), took)
-            write_shard(
-                data.store_folder, shard, data.store_identity, outputs.num_targets, outputs.nll_base,
-                outputs.nll_reference,
-            )  # fmt: skip
-
-    def on_predict_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Every rank has written its shards."""
-        trainer.strategy.barrier("scores")
-
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
-        """Let go of the store."""
-        self._held.close()
-
-    def finish(self, trainer: lightning.Trainer, module: FineTuner, data: ForgettingData) -> None:
-        """Write the manifest of a store whose shards are all there, and what it took; one process does."""
-        folder = data.store_folder
-        assert folder is not None
-        with self._held:
-            if not trainer.is_global_zero or (not data.pending and _is_complete(folder)):
-                return
-            record = {"versions": versions(), "backbone": backbone_identity(data.backbone, data.revision)}
-            close_store(folder, data.store_identity, data.shards(), record)
-            files = [_cost_file(folder, shard) for shard in data.shards()]
-            costs = [read_json(file, dict, ["seconds", "tokens"]) for file in files if file.is_file()]
-            total = {name: sum(cost[name] for cost in costs) for name in ("seconds", "tokens")}
-            assert module.adapter is not None
-            record_cost(module.adapter.parent, {"stage": "score", **total, **_machine(trainer)}, replace=True)
-
-
-def _is_complete(folder: Path) -> bool:
-    try:
-        ScoreStore.open(folder)
-    except UserError:
-        return False
-    return True
-
-
-def _cost_file(store: Path, shard: ShardRange) -> Path:
-    return store / "cost" / f"{shard.file}.json"

@@ -20,8 +20,8 @@ def refuse_settings(config: Mapping[str, Any], command: str) -> None:
     """
     trainer = config["trainer"]
     instead = {
-        "gradient_clip_val": "set model.gradient_clip: optimisation is manual",
-        "accumulate_grad_batches": "an item is a whole optimiser step already: set data.batch_size, and "
+        "gradient_clip_val": "set model.gradient_clip: optimization is manual",
+        "accumulate_grad_batches": "an item is a whole optimizer step already: set data.batch_size, and "
         "data.micro_batch_tokens for memory",
         "limit_train_batches": "set trainer.max_steps: the order of an epoch is that of the whole corpus",
         "overfit_batches": "take a small corpus: data.corpus.num_train",
@@ -58,30 +58,10 @@ def refuse_settings(config: Mapping[str, Any], command: str) -> None:
     check = trainer.get("val_check_interval")
     if isinstance(check, (int, float)) and not (check >= 1 if isinstance(check, int) else 0 < check <= 1):
         raise UserError(
-            f"trainer.val_check_interval is {check}; a share of an epoch above 0 and up to 1.0, or a number of steps, "
-            "was expected."
+            f"trainer.val_check_interval is {check}; a fraction of an epoch above 0 and up to 1.0, or a number of "
+            "steps, was expected."
         )
     if trainer.get("check_val_every_n_epoch") is not None and trainer["check_val_every_n_epoch"] < 1:
         raise UserError(f"trainer.check_val_every_n_epoch is {trainer['check_val_every_n_epoch']}; at least 1.")
     if trainer.get("limit_val_batches") is not None and trainer["limit_val_batches"] < 0:
         raise UserError(f"trainer.limit_val_batches is {trainer['limit_val_batches']}; it must be 0 or more.")
-    _refuse_pointless(config)
-
-
-def _refuse_pointless(config: Mapping[str, Any]) -> None:
-    """Refuse an objective and a selection that do not go together: the run would be another than its name says."""
-    data, objective = config["data"], config["model"]["objective"]
-    name = str(objective["class_path"]).rsplit(".", 1)[-1]
-    if data["split"] == "reference":
-        return
-    for key in ("forget_fraction", "threshold"):
-        if name == "FullTokens" and data[key] is not None:
-            raise UserError(
-                f"FullTokens learns every response token, but data.{key} is {data[key]}: leave it out, or choose "
-                "Ignoring or Forgetting."
-            )
-    if name in ("Ignoring", "Forgetting") and data["positive_fraction"] == "all":
-        raise UserError(
-            f'{name} needs negative tokens, but data.positive_fraction is "all": set it to ρ, such as 0.7, or choose '
-            "FullTokens."
-        )

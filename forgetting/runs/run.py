@@ -1,4 +1,4 @@
-"""What a run is called, where it lives, and whether what lies there already is the same run.
+"""A run: the settings that affect its results, its folder, and the refusal of a folder that holds another run.
 
 A run's id is its experiment's path, plus `@variant` when an overlay or an override changes what is computed; where and
 how it runs (devices, strategy, precision, micro-batches) does not change the name. Its folder is
@@ -19,7 +19,7 @@ NEUTRAL = frozenset(
         "run", "seed_everything", "ckpt_path", "verbose",
         "model.activation_checkpointing", "model.attention", "model.compile", "model.seed",
         "data.corpora", "data.micro_batch_tokens", "data.num_workers", "data.shard_size", "data.seed", "data.backbone",
-        "data.revision", "data.every_token",
+        "data.revision", "data.columns",
     }
 )  # fmt: skip
 """Keys that say where and how a run is computed, not what; so does every key of the trainer but `TRAINER`. The seed has
@@ -66,7 +66,7 @@ class RunSettings:
     Attributes:
         root: Folder of all runs.
         id: The run's id; None derives it from the files and overrides given. A saved fit.yaml carries it.
-        checkpoint_every_n_steps: A run that is killed goes on from the last of these optimiser steps.
+        checkpoint_every_n_steps: Optimizer steps between two checkpoints: a killed run resumes from the last one.
         wandb: Settings of Weights & Biases (`project`, `entity`, `group`, `tags`, `mode`); None does not log there.
     """
 
@@ -153,7 +153,7 @@ class Run:
 
     @property
     def provenance_file(self) -> Path:
-        """What the run was made from."""
+        """File with everything that the run was made from."""
         return self.folder / "provenance.json"
 
     @property
@@ -168,7 +168,7 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """Where a run that was stopped goes on from."""
+        """The checkpoint that a stopped run resumes from."""
         return self.folder / "checkpoints" / "last.ckpt"
 
     @property
@@ -177,7 +177,7 @@ class Run:
         return self.checkpoint.with_name("previous.ckpt")
 
     def provenance(self) -> dict[str, Any] | None:
-        """What the run that lies in the folder was made from; None where there is none.
+        """Record of the run that lies in the folder; None where there is none.
 
         Raises:
             UserError: Its record is damaged.
@@ -196,16 +196,16 @@ class Run:
         Raises:
             UserError: It does; the message names what differs.
         """
-        there = self.provenance()
-        if there is None or there["config_hash"] == self.config_hash:
+        record = self.provenance()
+        if record is None or record["config_hash"] == self.config_hash:
             return
-        was, now = flat(there["computed"]), flat(self.computed)
-        differing = list(changes(there["computed"], self.computed))
-        if precision and was.get(PRECISION) != now.get(PRECISION):
+        recorded, current = flat(record["computed"]), flat(self.computed)
+        differing = list(changes(record["computed"], self.computed))
+        if precision and recorded.get(PRECISION) != current.get(PRECISION):
             differing.append(PRECISION)
         if not differing:
             return
-        listed = "; ".join(f"{key}: {was.get(key)!r} there, {now.get(key)!r} now" for key in differing[:5])
+        listed = "; ".join(f"{key}: {recorded.get(key)!r} there, {current.get(key)!r} now" for key in differing[:5])
         raise UserError(
             f"{self.folder} holds a run of another configuration ({listed}). Move it away, or give another --run.root."
         )

@@ -21,7 +21,7 @@ class Signals(_SignalConnector):
     """Notes that the run shall end, and does nothing else inside the handler.
 
     Lightning's own handler broadcasts there while another rank may be in the middle of an all-reduce: both then wait
-    for ever. On SLURM it also writes a checkpoint of its own and lets the job be queued again; here a job that is
+    forever. On SLURM it also writes a checkpoint of its own and lets the job be queued again; here a job that is
     submitted again resumes from the run's one checkpoint.
     """
 
@@ -49,7 +49,7 @@ class Signals(_SignalConnector):
 
 
 def signals_of(trainer: Trainer) -> Signals:
-    """What a Trainer of ours listens with."""
+    """The signal handlers of this package's Trainer."""
     signals = trainer._signal_connector
     assert isinstance(signals, Signals), "use forgetting.runs.trainer.Trainer"
     return signals

@@ -7,8 +7,9 @@ from lightning import Trainer as LightningTrainer
 from forgetting.errors import UserError
 from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
+from forgetting.method.scoring import ScoringData
 from forgetting.runs.checkpoints import SafeCheckpointIO, steps_in_checkpoint
-from forgetting.runs.records import ScoreWriter
+from forgetting.runs.score_writer import ScoreWriter
 from forgetting.runs.signals import LeaveWhenAsked, Signals, leave_with_parent
 
 
@@ -58,7 +59,8 @@ class Trainer(LightningTrainer):
             model: A FineTuner whose `adapter` is the reference.
             datamodule: A ForgettingData whose `store_folder` is where to write.
         """
-        writer = ScoreWriter()
+        scoring = ScoringData(datamodule, {**model.made_with(), "precision": self.precision})
+        writer = ScoreWriter(scoring)
         self.callbacks.append(writer)  # type: ignore[attr-defined]
-        self.predict(model, datamodule=datamodule, return_predictions=False)
-        writer.finish(self, model, datamodule)
+        self.predict(model, datamodule=scoring, return_predictions=False)
+        writer.finish(self, model)

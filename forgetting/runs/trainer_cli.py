@@ -1,6 +1,5 @@
 """LightningCLI for the commands that need a Trainer: links, run folders, resuming."""
 
-import uuid
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -10,30 +9,26 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from forgetting.arguments import base_files, parse, refuse_no_experiment
-from forgetting.artifacts import complete_or_absent, write_json
+from forgetting.artifacts import write_json
 from forgetting.errors import UserError
 from forgetting.lock import locked
 from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
-from forgetting.method.objectives import FullTokens  # objectives can then be named without their module
+from forgetting.method.objectives import MeanNLL  # objectives can then be named without their module
 from forgetting.model.adapter_folder import refuse_damaged_adapter
 from forgetting.runs.checkpoints import ResumePoint, resume_from
-from forgetting.runs.metrics import MetricsFile, refuse_wandb_settings, wandb_logger
+from forgetting.runs.cost import Cost
+from forgetting.runs.metrics import MetricsFile
 from forgetting.runs.naming import Naming
 from forgetting.runs.provenance import InputCheck
-from forgetting.runs.records import Cost, RunRecord
+from forgetting.runs.records import RunRecord
 from forgetting.runs.reference import refuse_unshared
 from forgetting.runs.refusals import refuse_settings
 from forgetting.runs.run import Run, RunSettings, computed, run_seed
 from forgetting.runs.trainer import Trainer
-
-
-def learns_every_token(objective: Any) -> bool:
-    """Whether an objective, as configured, has no use for a selection."""
-    return str(objective["class_path"]).rsplit(".", 1)[-1] == FullTokens.__name__
+from forgetting.runs.wandb_logger import wandb_logger
 
 
 class TrainerCLI(LightningCLI):
@@ -71,7 +66,7 @@ class TrainerCLI(LightningCLI):
         parser.add_class_arguments(RunSettings, "run")
         parser.link_arguments("model.backbone", "data.backbone")
         parser.link_arguments("model.revision", "data.revision")
-        parser.link_arguments("model.objective", "data.every_token", compute_fn=learns_every_token)
+        parser.link_arguments("model.columns", "data.columns", apply_on="instantiate")
         seeds = ("seed_everything", "data.split", "data.reference_seed")
         parser.link_arguments(seeds, "model.seed", compute_fn=run_seed)
         parser.link_arguments(seeds, "data.seed", compute_fn=run_seed)
@@ -88,13 +83,15 @@ class TrainerCLI(LightningCLI):
         config: Namespace = self.config[self.command]
         refuse_settings(config.as_dict(), self.command)
         config.seed_everything = config.model.seed
+        if config.data.split == "reference":  # trained on all tokens of D_ref, whatever the objective of its method
+            config.model.objective = Namespace(class_path=f"{MeanNLL.__module__}.{MeanNLL.__qualname__}")
         self.naming = naming = Naming(self.arguments)
         settings = config.run
         config.run.id = naming.run_id
         config.data.reference = None if naming.is_reference else naming.reference_id
         # Written before the store's place is filled in: a saved configuration finds it by the reference's name.
         saved = config.clone()
-        saved.pop("ckpt_path", None)  # where this launch goes on is not part of what the run is
+        saved.pop("ckpt_path", None)  # the checkpoint that this launch resumes from is no part of the run
         self.config_text = self._parser(self.command).dump(saved, skip_unset=False, skip_validation=True)
         plain = yaml.safe_load(self.config_text)
         root = Path(settings.root)
@@ -113,7 +110,7 @@ class TrainerCLI(LightningCLI):
             UserError: Naming the keys that differ.
         """
         naming, config = self.naming, self.config[self.command]
-        if naming.is_reference or self.datamodule.selection.positive_fraction == "all":
+        if not self.datamodule.reads_store:
             return
         reference = Run(naming.reference_id, config.data.reference_seed, {}, self.run.root)
         if reference.provenance() is None:
@@ -159,15 +156,14 @@ class TrainerCLI(LightningCLI):
             metrics = MetricsFile(self.run.folder / "metrics.csv")
             loggers = [metrics]
             if settings.wandb is not None:
-                refuse_wandb_settings(settings.wandb)
-                identity = self._wandb_identity()
-                loggers.append(wandb_logger(settings.wandb, self.run.id, self.run.seed, self.run.folder, identity))
+                loggers.append(wandb_logger(settings.wandb, self.run))
             callbacks = [
-                Cost(self.run.folder), RunRecord(self.run, self.config_text, metrics),
+                Cost(self.run.folder),
+                RunRecord(self.run, self.config_text, metrics, self.model, self.datamodule),
                 ResumePoint(self.run.checkpoint, settings.checkpoint_every_n_steps),
             ]  # fmt: skip
         else:
-            callbacks = [InputCheck(self.run)]
+            callbacks = [InputCheck(self.run, self.model, self.datamodule)]
         self.trainer_defaults = {"callbacks": callbacks}
         own = self._get(self.config_init, "trainer").get("logger")
         if own not in (None, True, False):
@@ -182,25 +178,21 @@ class TrainerCLI(LightningCLI):
         """Make the Trainer, the module and the data from their settings; what a class refuses is the user's to change.
 
         Raises:
-            UserError: A setting cannot be used.
+            UserError: A setting cannot be used, or the objective and the selection do not go together.
         """
         try:
             super().instantiate_classes()
         except (TypeError, ValueError, OverflowError, RuntimeError, MisconfigurationException) as error:
             raise UserError(f"A setting cannot be used: {type(error).__name__}: {error}") from error
 
-    def _wandb_identity(self) -> str:
-        """The run's id at Weights & Biases, the same for every launch that the run takes."""
-        file = self.run.folder / "wandb.id"
-        if getattr(rank_zero_only, "rank", 0) != 0:
-            return ""  # the first rank alone logs
-        if not file.is_file():
-            with complete_or_absent(file) as temporary:
-                temporary.write_text(uuid.uuid4().hex[:16], encoding="utf-8")
-        return file.read_text(encoding="utf-8").strip()
-
     def after_instantiate_classes(self) -> None:
-        """Errors of the data module name the command that makes what is missing."""
+        """Refuse an objective without what it needs; let errors name the command that makes what is missing."""
+        objective, data = self.model.objective, self.datamodule
+        if data.train_split == "train" and objective.needs_negative and not data.selects:
+            raise UserError(
+                f'{type(objective).__name__} needs negative tokens, but data.positive_fraction is "all": set it to ρ, '
+                "such as 0.7, or choose MeanNLL."
+            )
         self.datamodule.score_command = self.naming.command_for_reference("score")
 
     def fit(self, model: FineTuner, datamodule: ForgettingData, ckpt_path: str | None = None, **options: Any) -> None:
@@ -213,16 +205,16 @@ class TrainerCLI(LightningCLI):
             refuse_damaged_adapter(self.run.adapter)  # complete means that the weights are there, and whole
             print(f"{self.run.folder} is complete: its adapter is trained. Remove that folder to train it again.")
             return
-        found = resume_from(self.run)
-        if ckpt_path == "last" and found is None:
+        checkpoint = resume_from(self.run)
+        if ckpt_path == "last" and checkpoint is None:
             raise UserError(f"There is no checkpoint {self.run.checkpoint} to resume from; leave --ckpt_path out.")
-        path = found if ckpt_path in (None, "last") else Path(ckpt_path)
+        path = checkpoint if ckpt_path in (None, "last") else Path(ckpt_path)
         if path is not None:
             if not path.is_file():
                 raise UserError(f"There is no checkpoint {path} to resume from; leave --ckpt_path out to begin.")
             print(f"resuming from {path}")
-        checkpoint = None if path is None else str(path)
-        self.trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True, **options)
+        resumed = None if path is None else str(path)
+        self.trainer.fit(model, datamodule=datamodule, ckpt_path=resumed, weights_only=True, **options)
         if self.trainer.global_step < model.total_steps:
             raise UserError(
                 f"Training stopped at step {self.trainer.global_step} of {model.total_steps}: there is no adapter. Run "

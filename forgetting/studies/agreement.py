@@ -8,6 +8,7 @@ from typing import Any
 from forgetting.arguments import flat
 from forgetting.artifacts import read_json
 from forgetting.errors import UserError
+from forgetting.model.adapter_folder import CONFIG, WEIGHTS, adapter_hash
 
 NAMED = 5
 """Folders, and differing settings, that a message lists at most."""
@@ -94,8 +95,6 @@ def adapter_problem(result: Mapping[str, Any], folder: Path) -> str | None:
         result: As `evaluate` writes it.
         folder: Of the run.
     """
-    from forgetting.model.adapter_folder import adapter_hash
-
     evaluated = result["target"].get("adapter") if isinstance(result["target"], dict) else None
     if not is_trained(folder):
         return None
@@ -106,7 +105,7 @@ def adapter_problem(result: Mapping[str, Any], folder: Path) -> str | None:
 
 def is_trained(folder: Path) -> bool:
     """Whether a run's folder holds its finished adapter."""
-    return all((folder / "adapter" / name).is_file() for name in ("adapter_config.json", "adapter_model.safetensors"))
+    return all((folder / "adapter" / name).is_file() for name in (CONFIG, WEIGHTS))
 
 
 def is_finished(folder: Path, stage: str) -> bool:

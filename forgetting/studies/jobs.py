@@ -97,8 +97,6 @@ def needs_store(config: dict[str, Any]) -> bool:
     """
     objective = config["model"]["objective"]
     name = objective["class_path"] if isinstance(objective, dict) else str(objective)
-    if name.rsplit(".", 1)[-1] == "FullTokens":
-        return False
     is_own = "." in name and not name.startswith("forgetting.")
     return config["data"].get("positive_fraction") != "all" or is_own
 

@@ -11,7 +11,6 @@ from jsonargparse import ArgumentParser
 from forgetting.arguments import read_yaml
 from forgetting.errors import UserError
 from forgetting.method.data import ForgettingData
-from forgetting.method.selection import quality
 from forgetting.studies.jobs import needs_store
 from forgetting.studies.spec import NOISE_MEASURES
 
@@ -113,11 +112,10 @@ def detect(folder: Path, root: Path) -> Detection | None:
     split = data.tokens.split("train")
     if split.noise is None:
         return None
-    assert data.store is not None, "a run that selects tokens has opened its store"
-    masks = data.side_masks(split)
+    assert data.scored is not None, "a run that selects tokens has scores"
+    masks = data.masks(split)
     negative_mask = np.concatenate([masks(example)[1] for example in range(len(split))])
-    stored = data.store.split("train")
-    score = quality(stored.nll_base, stored.nll_reference)
+    score = np.concatenate(list(data.scored.chunks())).astype(np.float64)
     return detection(score, negative_mask, split.noise, data.tokens.noise_kinds)
 
 

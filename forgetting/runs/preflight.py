@@ -1,15 +1,22 @@
-"""What an optimiser step will take, from a forward pass over one of its micro-batches before training."""
+"""What a run will do and take, said before its first step."""
 
 import time
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
 
+from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
 from forgetting.method.steps import OptimizerStep
 from forgetting.model.batch import MicroBatch
+
+LOOK_AHEAD = 1000
+"""Steps whose micro-batches are looked at to tell what memory the largest will take."""
+
 
 STEP_TO_FORWARD = 2.1
 """A LoRA step in forward passes: frozen weights need no gradient, so backward is about a second forward pass."""
@@ -17,7 +24,7 @@ STEP_TO_FORWARD = 2.1
 
 @dataclass(frozen=True)
 class Estimate:
-    """Expected seconds of a step and bytes at its largest; None where it cannot be told beforehand."""
+    """Expected seconds of a step and bytes at its largest; None where they cannot be measured beforehand."""
 
     seconds: float
     weights: int
@@ -33,7 +40,7 @@ class Estimate:
             parts["activations"] = self.activations
             memory = "in all"
         listed = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
-        return f"about {self.seconds:.2g} s a step and {sum(parts.values()) / 1e9:.2f} GB {memory} ({listed})"
+        return f"about {self.seconds:.2g} s per step and {sum(parts.values()) / 1e9:.2f} GB {memory} ({listed})"
 
 
 def estimate(trainer: lightning.Trainer, module: FineTuner, step: OptimizerStep, most_tokens: int) -> Estimate | None:
@@ -89,3 +96,30 @@ def _held_by_a_forward_pass(trainer: lightning.Trainer, module: FineTuner, batch
         torch.cuda.synchronize(module.device)
     del nll
     return sum(kept.values())
+
+
+def preflight(trainer: lightning.Trainer, module: FineTuner, data: ForgettingData) -> str:
+    """What is about to happen, in one paragraph."""
+    trained = sum(p.numel() for p in module.trainable().values())
+    total = sum(p.numel() for p in module.language_model.parameters())
+    lines = [
+        f"{type(module.objective).__name__} on {module.backbone}: {trained:,} of {total:,} parameters are trained, "
+        f"{module.total_steps:,} optimizer steps of {data.batch_size} sequences over "
+        f"{len(data.tokens.split(data.train_split)):,} examples, {trainer.world_size} process(es), {trainer.precision}"
+    ]
+    if data.selected is not None:
+        ranked = "sequences" if data.selection.granularity == "sequence" else "response tokens"
+        score = type(data.score).__name__
+        counts = f"{data.selected.num_positive:,} {ranked} positive, {data.selected.num_negative:,} negative"
+        lines.append(f"{counts}, by {score}")
+        if not data.selected.num_negative:
+            lines.append("Nothing is negative: the negative term is 0 at every step, whatever λ.")
+    loader: Any = data.train_dataloader()
+    steps = list(islice(loader.sampler, LOOK_AHEAD))
+    if steps:  # none are left where only the adapter is still to be written
+        most_tokens = max(loader.dataset.largest(indices) for _, indices in steps)
+        expected = estimate(trainer, module, loader.dataset[steps[0]], most_tokens)
+        lines += [] if expected is None else [str(expected)]
+    if module.unmatched_targets:
+        lines.append(f"LoRA targets that match no layer of this backbone: {', '.join(module.unmatched_targets)}")
+    return "\n".join(lines)

@@ -1,0 +1,137 @@
+"""Scores: from the stored columns of response tokens to one number per token, by which they are ranked.
+
+The highest are positive. A score of your own is a subclass of `Score` in any module, named by `data.score.class_path`
+(docs/extending.md): if it needs only what is stored, it needs no new scoring pass.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int, UInt64
+
+from forgetting.errors import UserError
+
+
+@dataclass(frozen=True)
+class StoredTokens:
+    """Consecutive response tokens of a split, whole examples, as a store gives them: views, not copies.
+
+    Attributes:
+        split: `train` or `validation`.
+        first: Place of the first token among all response tokens of the split.
+        num_targets: Response tokens of each example; they add up to the tokens.
+        columns: Values by name, one per token: `nll_base`, `nll_reference`, and `noise` where the corpus knows it.
+    """
+
+    split: str
+    first: int
+    num_targets: Int[np.ndarray, " examples"]
+    columns: Mapping[str, np.ndarray]
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        """A column's values, one per token."""
+        return self.columns[column]
+
+    def __len__(self) -> int:
+        return int(self.num_targets.sum())
+
+
+class Score:
+    """One number per response token.
+
+    The value of a token depends on the token and its example alone: it is asked for shard by shard when the threshold
+    is found, and example by example when masks are made.
+
+    Attributes:
+        columns: Stored columns that it reads.
+    """
+
+    columns: tuple[str, ...] = ()
+
+    def __call__(self, tokens: StoredTokens) -> Float[np.ndarray, " tokens"]:
+        """Scores of the tokens, float32 or float64, finite."""
+        raise NotImplementedError
+
+
+class LossReduction(Score):
+    """Q = nll_base − nll_reference: the reference's reduction of a token's loss (Taheri et al., TMLR 2026, Eq. 4-5)."""
+
+    columns = ("nll_base", "nll_reference")
+
+    def __call__(self, tokens: StoredTokens) -> Float[np.ndarray, " tokens"]:
+        """Q of the tokens, in nats."""
+        return tokens["nll_base"] - tokens["nll_reference"]
+
+
+@dataclass
+class Random(Score):
+    """A control: tokens are drawn at random, at equal ρ.
+
+    Args:
+        seed: Of the draw.
+    """
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"data.score has the seed {self.seed}; it must be 0 or more, and below 2 to the 32.")
+
+    def __call__(self, tokens: StoredTokens) -> Float[np.ndarray, " tokens"]:
+        """Uniform in [0, 1), a hash of the seed and the token's place in its split."""
+        key = np.uint64(2 * self.seed + (tokens.split != "train"))
+        places = tokens.first + np.arange(len(tokens), dtype=np.uint64)
+        return (_mixed(_mixed(key.reshape(1)) ^ places) >> np.uint64(11)) * 2.0**-53
+
+
+@dataclass
+class Oracle(Score):
+    """A control: every clean token ranks above every noisy one, at random among equals.
+
+    For a corpus whose sources name a column `noise` (docs/corpus.md): nothing else looks at it.
+
+    Args:
+        seed: Of the order among equals.
+    """
+
+    seed: int = 0
+    columns = ("noise",)
+
+    def __call__(self, tokens: StoredTokens) -> Float[np.ndarray, " tokens"]:
+        """In [1, 2) for clean tokens, in [0, 1) for noisy ones."""
+        return (tokens["noise"] == 0) + Random(self.seed)(tokens)
+
+
+def _mixed(value: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
+    """SplitMix64: a bijection of 64 bits whose output looks random (Steele et al., 2014). Overflow is meant."""
+    value = value + np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+def checked(score: Score, tokens: StoredTokens) -> Float[np.ndarray, " tokens"]:
+    """Scores of the tokens, of the shape and kind that selection needs.
+
+    Raises:
+        UserError: The score gave something else than one finite float per token.
+    """
+    values = np.asarray(score(tokens))
+    count, name = len(tokens), type(score).__name__
+    if values.shape != (count,):
+        raise UserError(f"The score {name} gave an array of shape {values.shape}; one number per token, ({count},).")
+    if values.dtype not in (np.float32, np.float64):
+        raise UserError(f"The score {name} gave {values.dtype}; float32 or float64 was expected.")
+    refuse_not_finite(values)
+    return values
+
+
+def refuse_not_finite(scores: np.ndarray) -> None:
+    """Refuse scores that say nothing about their token, and in a mean nothing about its sequence."""
+    if broken := int(np.count_nonzero(~np.isfinite(scores))):
+        raise UserError(
+            f"{broken} scores are not finite numbers: one of the two models gave a token an nll that is none, or the "
+            "score divides by zero. Score again, with model.dtype float32 or bfloat16; if it stays so, the base or the "
+            "reference's adapter is damaged."
+        )
