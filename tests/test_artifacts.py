@@ -152,6 +152,6 @@ def test_what_a_file_system_refuses_is_one_message(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file.*: Not a directory; a part of the path is a file"):
-        main(["lab", "--output", "file/below"])
+        main(["lab", "--runs", "file/below"])
     with pytest.raises(UserError, match=r"File name too long; give a shorter name"):
-        main(["lab", "--output", "x" * 300])
+        main(["lab", "--runs", "x" * 300])

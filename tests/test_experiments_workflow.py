@@ -13,6 +13,11 @@ from pathlib import Path
 import pytest
 from conftest import write_backbone
 
+from forgetting.studies.jobs import Key
+from forgetting.studies.plan import Plan
+from forgetting.studies.results import RunFolders
+from forgetting.studies.spec_file import load_study
+
 pytest.importorskip("snakemake", reason="Snakemake is in the extra `experiments`")
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parent.parent
@@ -41,8 +46,7 @@ data:
 TABLE = """
 title: Small
 caption: A table of one method.
-suite: small
-suite_file: small.yaml
+suite: small.yaml
 columns: [Sums, AVG]
 groups:
   - name: Tiny
@@ -215,6 +219,14 @@ def test_a_rule_that_slurm_starts_as_one_task_runs_on_all_its_devices(tmp_path: 
     assert "| Forgetting |" in (work / "my runs/tables/small.md").read_text()
 
 
+def jobs_before_fit(folder: Path) -> list[Key]:
+    """Keys of the jobs that make the scores."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        plan = Plan(load_study(Path("experiments/tables/small.yaml")), RunFolders())
+        return [key for key in plan.jobs if key[0] in ("prepare", "reference", "score")]
+
+
 def test_the_slurm_profile_submits_a_job_with_its_resources(tmp_path: Path) -> None:
     pytest.importorskip("snakemake_executor_plugin_slurm", reason="the plugin is in the extra `experiments`")
     write_work(tmp_path, num_train=20)
@@ -226,8 +238,8 @@ def test_the_slurm_profile_submits_a_job_with_its_resources(tmp_path: Path) -> N
     }.items():  # fmt: skip
         (tools / name).write_text(f"#!/bin/sh\n{script}\n")
         (tools / name).chmod(0o755)
-    for stage in ("prepare/tiny/reference", "reference/tiny/reference/seed-0", "score/tiny/reference/seed-0"):
-        file = tmp_path / f"runs/.done/{stage}.done"
+    for stage, name in jobs_before_fit(tmp_path):
+        file = tmp_path / f"runs/.done/{stage}/{name}.done"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     arguments = ["--profile", "experiments/profiles/slurm", "--until", "fit", "--retries", "0", "--jobs", "1"]
@@ -237,4 +249,4 @@ def test_the_slurm_profile_submits_a_job_with_its_resources(tmp_path: Path) -> N
     submitted = (tmp_path / "submitted").read_text()
     for expected in ("-A\ndefault", "-p\ngpu", "-t\n1440", "--mem\n64000", "--cpus-per-task=8", "--gpus=1"):
         assert f"\n{expected}\n" in submitted, said
-    assert "fit:experiment=tiny/forgetting,seed=0" in submitted
+    assert "fit:name=tiny/forgetting/seed-0" in submitted

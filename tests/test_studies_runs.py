@@ -28,8 +28,9 @@ data:
 TABLE = """
 title: Small
 caption: One method.
-suite: small
-suite_file: small.yaml
+suite: small.yaml
+experiments: experiments
+seeds: 2
 columns: [Sums, AVG]
 groups: [{name: Tiny, rows: [{name: Base, base: backbone}, {name: Full, run: tiny/full}]}]
 """
@@ -94,7 +95,7 @@ def table(
 
 
 def test_a_row_counts_the_runs_that_are_there(table: Callable[[], str]) -> None:
-    assert "| Full | ours (2 seeds) |" in table()
+    assert "| Full | 2 seeds |" in table()
     assert not any(word in table() for word in ("no mean", "another adapter", "do not share", "Not all results"))
 
     # Trained again: until it is evaluated again, its result is not of this run.
@@ -105,19 +106,19 @@ def test_a_row_counts_the_runs_that_are_there(table: Callable[[], str]) -> None:
     for name, content in results.items():
         (Path("runs/tiny/full/seed-1") / name).write_text(content)
     text = table()
-    assert "| Full | ours (1 seed)" in text
+    assert "| Full | 1 seed" in text
     assert "seed-1/adapter: the run was trained again since. It does not count; evaluate again." in text
-    assert "- Full (Tiny): `python -m forgetting evaluate runs/tiny/full/seed-1 --suite small.yaml`" in text
+    assert "- Full (Tiny): `python -m forgetting evaluate runs/tiny/full/seed-1 --suite small.yaml --device cpu`" in text
 
     # Evaluated again: it counts, but it is no second seed of the other run.
     evaluate("runs/tiny/full/seed-1")
     text = table()
     assert "Full has no mean, for its seeds do not belong together" in text
     assert "runs/tiny/full/seed-0 in model.learning_rate (0.03, not 0.01)" in text
-    assert "| Full | ours |    — |    — |" in text
+    assert "| Full |  |    — |    — |" in text
 
     # The other seed in the same configuration: one row again.
     shutil.rmtree("runs/tiny/full/seed-0")
     run(0)
     evaluate("runs/tiny/full/seed-0")
-    assert "| Full | ours (2 seeds) |" in table()
+    assert "| Full | 2 seeds |" in table()

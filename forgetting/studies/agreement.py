@@ -137,15 +137,16 @@ def rows_differ(group: str, rows: Mapping[str, Mapping[str, Any]]) -> str | None
     return f"Rows of {group} do not share their {', '.join(parts)}." if parts else None
 
 
-def evaluated_apart(results: Iterable[Mapping[str, Any]]) -> list[str]:
+def evaluated_apart(results: Iterable[Mapping[str, Any]], data: bool = True) -> list[str]:
     """Notes on results of one table that were not evaluated in the same way: in which settings, and which results.
 
     Args:
         results: As `evaluate` writes them, with their `path`.
+        data: Whether the evaluation examples must be the same.
     """
     values: dict[str, dict[str, list[str]]] = {}
     for result in results:
-        for name, value in _settings(result).items():
+        for name, value in _settings(result, data).items():
             values.setdefault(name, {}).setdefault(str(value), []).append(str(Path(result["path"]).parent))
     notes = []
     for name, by_value in values.items():
@@ -159,7 +160,7 @@ def evaluated_apart(results: Iterable[Mapping[str, Any]]) -> list[str]:
     return notes
 
 
-def _settings(result: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(result: Mapping[str, Any], data: bool) -> dict[str, Any]:
     """Settings that a result's numbers depend on, the model apart."""
     target = result["target"] if isinstance(result["target"], dict) else {}
     settings = {key: result[key] for key in ("dtype", "seed") if key in result}
@@ -167,7 +168,7 @@ def _settings(result: Mapping[str, Any]) -> dict[str, Any]:
     settings |= {"lm-evaluation-harness": result["versions"]["lm_eval"]}
     settings |= {"merge": target["merged"]} if target.get("adapter") and "merged" in target else {}
     hashes = {name: (entry.get("data") or {}).get("hash") for name, entry in result["tasks"].items()}
-    return settings | {f"data of {name}": value for name, value in hashes.items() if value is not None}
+    return settings | {f"data of {name}": value for name, value in hashes.items() if data and value is not None}
 
 
 def _listed(folders: list[Any]) -> str:

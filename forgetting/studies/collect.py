@@ -9,7 +9,6 @@ from forgetting.arguments import flat, read_yaml
 from forgetting.errors import UserError
 from forgetting.studies.agreement import (
     adapter_problem,
-    evaluated_apart,
     is_finished,
     is_trained,
     made_from,
@@ -17,7 +16,8 @@ from forgetting.studies.agreement import (
     runs_apart,
 )
 from forgetting.studies.measures import Measures
-from forgetting.studies.pairs import Difference, Pair, paired_difference
+from forgetting.studies.notes import notes_on_results
+from forgetting.studies.pairs import Pair, over_documents, paired_difference
 from forgetting.studies.plan import Plan, PlannedRun
 from forgetting.studies.spec import (
     AVERAGE,
@@ -231,7 +231,8 @@ class _Gathering:
         differences = [paired_difference(a, b) for a, b in zip(first.values, second.values, strict=True)]
         if self.study.is_evaluated and not self.study.repeats:
             try:
-                by_column = self._over_documents(first, second)
+                suite = next(iter(self.results[""]))["suite"]
+                by_column = over_documents(first.folders, second.folders, suite, self.runs.protocol)
             except UserError as error:
                 self.problems.append(f"No interval for {names}: {error}")
                 return None
@@ -239,37 +240,10 @@ class _Gathering:
             differences = [by_column.get(c.name) if c.kind == "suite" else other for c, other in columns]
         return Pair(first.row.name, second.row.name, differences)
 
-    def _over_documents(self, first: Line, second: Line) -> dict[str, Difference]:
-        """The interval over evaluation examples and seeds, which runs with the same evaluation examples have."""
-        from forgetting.evaluation.compare import compare
-
-        folders = [next(iter(line.folders.values())) for line in (first, second)]
-        folders = [folder.parent if folder.name.startswith("seed-") else folder for folder in folders]
-        seeds = list(dict.fromkeys([*first.folders, *second.folders]))
-        suite = next(iter(self.results[""]))["suite"]
-        _, columns = compare(folders[0], folders[1], self.runs.protocol, suite=suite, seeds=seeds)
-        by_name = {
-            column.name.removeprefix("column "): Difference(
-                column.difference, column.low, column.high, None, column.seeds
-            )
-            for column in columns
-        }
-        return by_name | ({AVERAGE: by_name["average"]} if "average" in by_name else {})
-
     def facts(self) -> list[str]:
-        facts = []
-        results = [result for of_repetition in self.results.values() for result in of_repetition]
-        if results:
-            counts = _documents(results)
-            listed = [f"{column} {'/'.join(map(str, sorted(numbers)))}" for column, numbers in counts.items()]
-            facts.append(f"Protocol {self.runs.protocol}; documents: {', '.join(listed)}.")
-            harness = {result["versions"]["lm_eval"] for result in results}
-            facts.append(f"lm-evaluation-harness {', '.join(sorted(harness))}.")
-        for of_repetition in self.results.values():
-            differing = [column for column, numbers in _documents(of_repetition).items() if len(numbers) > 1]
-            if differing:
-                self.problems.append(f"Rows were evaluated on different numbers of documents: {', '.join(differing)}.")
-            self.problems += [note for note in evaluated_apart(of_repetition) if note not in self.problems]
+        """Notes on how the numbers were made; those on what is wrong with them join the problems."""
+        facts, problems = notes_on_results(list(self.results.values()), self.runs.protocol)
+        self.problems += problems
         if self.unchecked:
             self.problems.append(
                 f"Adapters are gone, so nothing says whether the results are of the runs as they are: "
@@ -282,15 +256,6 @@ class _Gathering:
         if self.devices:
             facts.append(f"Ours on {', '.join(sorted(self.devices))}.")
         return [*facts, *self.measures.facts]
-
-
-def _documents(results: list[dict[str, Any]]) -> dict[str, set[int]]:
-    """Numbers of evaluation examples by column."""
-    counts: dict[str, set[int]] = {}
-    for result in results:
-        for column, entry in result["columns"].items():
-            counts.setdefault(column, set()).add(entry["documents"])
-    return counts
 
 
 def _sum(values: tuple[Value | None, ...]) -> Value | None:

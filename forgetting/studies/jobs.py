@@ -6,10 +6,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from forgetting.errors import UserError
+
 STAGES = ("prepare", "reference", "score", "fit", "evaluate", "evaluate_base")
 
 Key = tuple[str, str]
 """Stage and name of a job."""
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """One repetition of a study's rows: a seed, or an overlay.
+
+    Attributes:
+        name: `seed-0`, or the overlay's name.
+        seed: Of the runs; None leaves it to the configuration.
+        overlay: File laid over the rows.
+        suite: Evaluates the runs.
+    """
+
+    name: str
+    seed: int | None = None
+    overlay: Path | None = None
+    suite: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,3 +99,20 @@ def needs_store(config: dict[str, Any]) -> bool:
     name = objective["class_path"] if isinstance(objective, dict) else str(objective)
     is_own = "." in name and not name.startswith("forgetting.")
     return config["data"].get("positive_fraction") != "all" or is_own
+
+
+def add_job(jobs: dict[Key, Job], job: Job) -> None:
+    """Add a job; one that several rows need is added once.
+
+    Raises:
+        UserError: It evaluates a run on another suite of the same name.
+    """
+    existing = jobs.setdefault(job.key, job)
+    if _suite(existing) != _suite(job):
+        raise UserError(
+            f"`{existing.command}` and `{job.command}` evaluate one run on two suites of one name. Rename one of them."
+        )
+
+
+def _suite(job: Job) -> str | None:
+    return job.arguments[job.arguments.index("--suite") + 1] if "--suite" in job.arguments else None

@@ -1,4 +1,4 @@
-"""Detection of known noise: where a corpus names its noisy tokens, how well the score and the negative masks find them."""
+"""Detection of known noise: how well the score and the negative masks find the tokens that a corpus says are noise."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,7 @@ from forgetting.arguments import read_yaml
 from forgetting.errors import UserError
 from forgetting.method.data import ForgettingData
 from forgetting.studies.jobs import needs_store
-
-MEASURES = ("auc", "precision", "recall", "noise_fraction", "positive_score_fraction")
-"""Measures besides `recall/<kind>`."""
+from forgetting.studies.spec import NOISE_MEASURES
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Detection:
         Raises:
             UserError: The corpus knows no such kind of noise.
         """
-        if key in MEASURES:
+        if key in NOISE_MEASURES:
             value = getattr(self, key)
         else:
             kind = key.removeprefix("recall/")
@@ -67,9 +65,11 @@ def area_under_curve(score: Float[np.ndarray, " n"], is_noise: Bool[np.ndarray, 
 
 
 def detection(
-    score: Float[np.ndarray, " tokens"], negative_mask: Bool[np.ndarray, " tokens"], noise: UInt8[np.ndarray, " tokens"],
+    score: Float[np.ndarray, " tokens"],
+    negative_mask: Bool[np.ndarray, " tokens"],
+    noise: UInt8[np.ndarray, " tokens"],
     kinds: tuple[str, ...],
-) -> Detection:  # fmt: skip
+) -> Detection:
     """Compare a score and negative masks with known noise.
 
     Args:

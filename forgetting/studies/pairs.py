@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from forgetting.evaluation.compare import student_interval
+from forgetting.evaluation.compare import compare, student_interval
+from forgetting.studies.spec import AVERAGE
 
 CONFIDENCE = 0.95
 
@@ -55,3 +57,28 @@ def paired_difference(first: Mapping[str, float], second: Mapping[str, float]) -
         return None
     low, high = student_interval(differences, CONFIDENCE) or (None, None)
     return Difference(float(differences.mean()), low, high, int((differences > 0).sum()), len(differences))
+
+
+def over_documents(
+    first: Mapping[str, Path], second: Mapping[str, Path], suite: str, protocol: str
+) -> dict[str, Difference]:
+    """Differences by column with intervals over evaluation examples and seeds, for rows that share the examples.
+
+    Args:
+        first: Folder of results per seed; of a base model its one folder.
+        second: The same of the row to subtract.
+        suite: Name of the suite.
+        protocol: Of the evaluation.
+
+    Raises:
+        UserError: Results are missing, damaged, or of other evaluation examples.
+    """
+    folders = [next(iter(runs.values())) for runs in (first, second)]
+    folders = [folder.parent if folder.name.startswith("seed-") else folder for folder in folders]
+    seeds = list(dict.fromkeys([*first, *second]))
+    _, columns = compare(folders[0], folders[1], protocol, CONFIDENCE, suite=suite, seeds=seeds)
+    differences = {
+        column.name.removeprefix("column "): Difference(column.difference, column.low, column.high, None, column.seeds)
+        for column in columns
+    }
+    return differences | ({AVERAGE: differences["average"]} if "average" in differences else {})

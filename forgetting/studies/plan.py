@@ -8,38 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from forgetting.arguments import base_files
-from forgetting.artifacts import complete_or_absent, hash_content
 from forgetting.errors import UserError
-from forgetting.paths import EXPERIMENTS
 from forgetting.run_folder import seed_folders
-from forgetting.runs.naming import Naming
-from forgetting.studies.agreement import is_trained
-from forgetting.studies.jobs import Job, Key, needs_store
+from forgetting.studies.inline import write_inline
+from forgetting.studies.job_builder import JobBuilder
+from forgetting.studies.jobs import Job, Key, Repetition, add_job
 from forgetting.studies.results import RunFolders, suite_path
-from forgetting.studies.spec import INLINE, BaseModel, Row, Runs, Stage, Study
-
-CORPUS = ("corpus", "template", "max_length")
-"""Settings of `data` that a prepared corpus and its tokens depend on, the model's tokenizer apart."""
-
-
-@dataclass(frozen=True)
-class Repetition:
-    """One repetition of a study's rows: a seed, or an overlay.
-
-    Attributes:
-        name: `seed-0`, or the overlay's name.
-        seed: Of the runs; None leaves it to the configuration.
-        overlay: File laid over the rows.
-        suite: Evaluates the runs.
-    """
-
-    name: str
-    seed: int | None = None
-    overlay: Path | None = None
-    suite: str | None = None
+from forgetting.studies.spec import BaseModel, Row, Runs, Stage, Study
 
 
 @dataclass(frozen=True)
@@ -87,10 +62,9 @@ class Plan:
             Repetition(f"seed-{seed}", seed, None, study.suite) for seed in seeds or study.seeds
         ]
         self.repetitions = repetitions
-        self.jobs: dict[Key, Job] = {}
+        self._builder = JobBuilder(study.path, self.experiments, runs, self.overlays, self.machine)
+        self.jobs = self._builder.jobs
         self.targets: dict[Key, None] = {}
-        self._suite_files: dict[str, tuple[Path, ...]] = {}
-        self._names: dict[tuple[str, ...], Naming] = {}
         self._timed: dict[tuple[str, str], Key] = {}
         self._planned: dict[tuple[str, str], list[PlannedRun]] = {}
         for repetition in repetitions:
@@ -99,8 +73,8 @@ class Plan:
                 earlier += self._plan(row, repetition, earlier)
         self.corpus: Key | None = None
         if study.corpus is not None:
-            self.corpus = self._prepare(self._options(study.corpus, (), repetitions[0]))
-            self.targets[self.corpus] = None
+            corpus = self.corpus = self._builder.prepare(self._builder.options(study.corpus, (), repetitions[0]))
+            self.targets[corpus] = None
 
     def of(self, group: str, row: str) -> list[PlannedRun]:
         """The runs of a row, one per repetition."""
@@ -166,7 +140,7 @@ class Plan:
     def _plan(self, row: Row, repetition: Repetition, earlier: list[PlannedRun]) -> list[PlannedRun]:
         match row.origin:
             case Runs(experiment, overrides):
-                return [self._run(self._options(experiment, overrides, repetition), repetition)]
+                return [self._run(self._builder.options(experiment, overrides, repetition), repetition)]
             case BaseModel(target):
                 model = target or str(self._shared_config(repetition)["model"]["backbone"])
                 folder = self.runs.base(model)
@@ -175,8 +149,8 @@ class Plan:
                 return [PlannedRun(repetition, folder, (self._evaluate_base(model, folder, repetition),))]
             case Stage(stage, experiments) if repetition is self.repetitions[0]:
                 for experiment in experiments:
-                    options = self._options(experiment, (), repetition)
-                    key = self._score(options) if stage == "score" else self._fit(options, repetition)
+                    options = self._builder.options(experiment, (), repetition)
+                    key = self._builder.score(options) if stage == "score" else self._builder.fit(options, repetition)
                     self.targets[key] = None
                     self._timed[stage, experiment] = key
         return []
@@ -185,115 +159,32 @@ class Plan:
         """Configuration of the study's first run; empty where it has none."""
         for _, row in self.study.rows():
             if isinstance(row.origin, Runs):
-                return self._naming(self._options(row.origin.experiment, row.origin.overrides, repetition)).config
+                return self._builder.naming(
+                    self._builder.options(row.origin.experiment, row.origin.overrides, repetition)
+                ).config
         return {}
 
     def _run(self, options: tuple[str, ...], repetition: Repetition) -> PlannedRun:
-        fit = self.jobs[self._fit(options, repetition)]
+        fit = self.jobs[self._builder.fit(options, repetition)]
         if not self.study.is_evaluated:
             self.targets[fit.key] = None
             return PlannedRun(repetition, fit.folder, (fit.key,))
         start, options = ("evaluate", str(fit.folder)), _device(fit.config)
-        evaluation = self._evaluation("evaluate", fit.run_id, fit.seed, fit.folder, start, options, repetition, fit)
+        evaluation = self._builder.evaluation(
+            "evaluate", fit.run_id, fit.seed, fit.folder, start, options, repetition, fit
+        )
         self.targets[evaluation] = None
         return PlannedRun(repetition, fit.folder, (fit.key, evaluation))
-
-    def _options(self, experiment: str, overrides: tuple[str, ...], repetition: Repetition) -> tuple[str, ...]:
-        """Files and overrides of a run, as its commands take them."""
-        file = self.experiments / f"{experiment}.yaml"
-        if not file.is_file():
-            raise UserError(f"{self.study.path}: there is no experiment {file}, which a row names as {experiment!r}.")
-        repeat = () if repetition.overlay is None else (repetition.overlay,)
-        files = (file, *self.overlays, *repeat, *self.machine)
-        places = [] if self.runs.root == Path("runs") else [f"--run.root={self.runs.root}"]
-        places += [] if self.runs.corpora is None else [f"--data.corpora={self.runs.corpora}"]
-        return (*(part for path in files for part in ("--config", str(path))), *overrides, *places)
-
-    # --- stages ------------------------------------------------------------------------------------------------------
-
-    def _add(self, job: Job) -> Key:
-        _add(self.jobs, job)
-        return job.key
-
-    def _prepare(self, options: tuple[str, ...]) -> Key:
-        config = self._naming(options).config
-        settings = {key: config["data"].get(key) for key in CORPUS}
-        settings |= {key: config["model"].get(key) for key in ("backbone", "revision")}
-        name = f"corpus-{hash_content(settings)[:12]}"
-        folder = Path(config["data"].get("corpora") or "corpora")
-        return self._add(
-            Job("prepare", name, 0, ("prepare", *options), (), folder, self._files(options), config=config)
-        )
-
-    def _reference(self, options: tuple[str, ...]) -> Key:
-        naming = self._naming(options)
-        folder = self.runs.root / naming.run_id / f"seed-{naming.seed}"
-        return self._add(Job(
-            "reference", naming.run_id, naming.seed, ("fit", *options), (self._prepare(options),), folder,
-            self._files(options), lambda: _adapter(folder), naming.config,
-        ))  # fmt: skip
-
-    def _score(self, options: tuple[str, ...]) -> Key:
-        reference = self.jobs[self._reference(options)]
-        manifest = reference.folder / "scores" / "manifest.json"
-        return self._add(Job(
-            "score", reference.run_id, reference.seed, ("score", *options), (reference.key,), reference.folder,
-            (*reference.files, reference.folder / "adapter" / "adapter_model.safetensors"),
-            lambda: manifest if manifest.is_file() else None, reference.config,
-        ))  # fmt: skip
-
-    def _fit(self, options: tuple[str, ...], repetition: Repetition) -> Key:
-        naming = self._naming(options)
-        if naming.config["data"]["split"] == "reference":
-            return self._reference(options)
-        files = self._files(options)
-        if needs_store(naming.config):
-            need = self._score(tuple(naming.arguments_for_reference()))
-            files += self.jobs[need].files[:-1]  # an edited reference changes the run, too
-        else:
-            need = self._prepare(options)
-        seed = naming.seed if repetition.seed is None else repetition.seed
-        given = () if repetition.seed in (None, naming.seed) else (f"--seed_everything={seed}",)
-        folder = self.runs.root / naming.run_id / f"seed-{seed}"
-        return self._add(Job(
-            "fit", naming.run_id, seed, ("fit", *options, *given), (need,), folder, files, lambda: _adapter(folder),
-            naming.config,
-        ))  # fmt: skip
 
     def _evaluate_base(self, model: str, folder: Path, repetition: Repetition) -> Key:
         output = () if self.runs.root == Path("runs") else ("--output", str(folder))
         options = (*output, *_device(self._shared_config(repetition)))
         run_id = folder.relative_to(self.runs.root / "base").as_posix()
-        key = self._evaluation("evaluate_base", run_id, 0, folder, ("evaluate", model), options, repetition, None)
+        key = self._builder.evaluation(
+            "evaluate_base", run_id, 0, folder, ("evaluate", model), options, repetition, None
+        )
         self.targets[key] = None
         return key
-
-    def _evaluation(
-        self, stage: str, run_id: str, seed: int, folder: Path, start: tuple[str, ...], options: tuple[str, ...],
-        repetition: Repetition, fit: Job | None,
-    ) -> Key:  # fmt: skip
-        suite = repetition.suite
-        assert suite is not None, "a study with columns of a suite has one"
-        protocol = () if self.runs.protocol == "corrected" else ("--protocol", self.runs.protocol)
-        if suite not in self._suite_files:
-            self._suite_files[suite] = self.runs.suite_files(suite)
-        needs, files, config = ((fit.key,), fit.files, fit.config) if fit else ((), (), {})
-        return self._add(Job(
-            stage, run_id, seed, (*start, "--suite", suite, *protocol, *options), needs, folder,
-            (*files, *self._suite_files[suite]), lambda: self.runs.whole_result(folder, suite), config,
-            f"{self.runs.protocol}/{Path(suite).stem}",
-        ))  # fmt: skip
-
-    def _naming(self, options: tuple[str, ...]) -> Naming:
-        """Names of a run; the seeds of a row share them."""
-        if options not in self._names:
-            self._names[options] = Naming(["fit", *options])
-        return self._names[options]
-
-    def _files(self, options: tuple[str, ...]) -> tuple[Path, ...]:
-        """The files that say what a run computes."""
-        files = [Path(path) for option, path in zip(options, options[1:], strict=False) if option == "--config"]
-        return (*base_files(options), *(file for file in files if file not in self.machine))
 
 
 def merged_jobs(plans: Iterable[Plan]) -> dict[Key, Job]:
@@ -305,50 +196,10 @@ def merged_jobs(plans: Iterable[Plan]) -> dict[Key, Job]:
     jobs: dict[Key, Job] = {}
     for plan in plans:
         for job in plan.jobs.values():
-            _add(jobs, job)
+            add_job(jobs, job)
     return jobs
-
-
-def _add(jobs: dict[Key, Job], job: Job) -> None:
-    """A job that several rows need is one."""
-    existing = jobs.setdefault(job.key, job)
-    if _suite(existing) != _suite(job):
-        raise UserError(
-            f"`{existing.command}` and `{job.command}` evaluate one run on two suites of one name. Rename one of them."
-        )
-
-
-def _suite(job: Job) -> str | None:
-    return job.arguments[job.arguments.index("--suite") + 1] if "--suite" in job.arguments else None
 
 
 def _device(config: dict[str, Any]) -> tuple[str, ...]:
     """A run that was trained on the CPU is evaluated there."""
     return ("--device", "cpu") if (config.get("trainer") or {}).get("accelerator") == "cpu" else ()
-
-
-def _adapter(folder: Path) -> Path | None:
-    return folder / "adapter" / "adapter_model.safetensors" if is_trained(folder) else None
-
-
-def write_inline(study: Study, root: Path) -> Path:
-    """Write a study's own `config` as the experiments `<study>/run` and `<study>/reference`; what is the same is left.
-
-    Args:
-        study: With a `config`.
-        root: Folder of all runs.
-
-    Returns:
-        The folder of experiments that the study's runs are found in.
-    """
-    assert study.config is not None, "the study has a config"
-    folder = root / EXPERIMENTS / study.name
-    of_reference = {**study.config, "data": {**(study.config.get("data") or {}), "split": "reference"}}
-    for name, config in ((INLINE, study.config), ("reference", of_reference)):
-        content = f"# Written from {study.path}: edit that one.\n"
-        content += yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-        file = folder / f"{name}.yaml"
-        if not file.is_file() or file.read_text(encoding="utf-8") != content:
-            with complete_or_absent(file) as temporary:
-                temporary.write_text(content, encoding="utf-8")
-    return folder

@@ -10,6 +10,9 @@ AVERAGE = "AVG"
 INLINE = "run"
 """Name of the experiment that a study with `config` holds itself."""
 
+NOISE_MEASURES = ("auc", "precision", "recall", "noise_fraction", "positive_score_fraction")
+"""Measures of the detection of noise, beside `recall/<kind>`."""
+
 
 @dataclass(frozen=True)
 class Value:
@@ -73,8 +76,8 @@ class Column:
 
     Attributes:
         name: As it is printed.
-        kind: `suite` (a column of the suite, or AVG; in a table of times or of a corpus just a name), `metric` (the last
-            value in `metrics.csv`), `cost` (minutes of a stage) or `noise` (detection of known noise).
+        kind: `suite` (a column of the suite, or AVG; in a table of times or of a corpus just a name), `metric` (the
+            last value in `metrics.csv`), `cost` (minutes of a stage) or `noise` (detection of known noise).
         key: Name of the metric, the stage or the measure of detection.
         decimals: Of what is printed; None takes the study's.
     """

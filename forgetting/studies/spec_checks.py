@@ -60,8 +60,8 @@ def _check_references(study: Study) -> None:
         for part in parts.get(type(row.origin), lambda _: ())(row.origin):
             if part not in above or plain[part] > 1:
                 raise UserError(
-                    f"{study.path}, row {row.name!r} refers to the row {part!r}; exactly one of that name, above it, is "
-                    "expected."
+                    f"{study.path}, row {row.name!r} refers to the row {part!r}; exactly one of that name, above it, "
+                    "is expected."
                 )
         above.add(row.name)
 
@@ -69,12 +69,12 @@ def _check_references(study: Study) -> None:
 def _check_origins(study: Study) -> None:
     """Rows need what their numbers come from."""
     origins = [row.origin for _, row in study.rows()]
+    has_suite = study.suite is not None or (study.repeats and all(repeat.suite for repeat in study.repeats))
     shows_suite = any(column.kind == "suite" for column in study.columns)
     for _, row in study.rows():
         place, origin = f"{study.path}, row {row.name!r}", row.origin
-        if isinstance(origin, (Runs, BaseModel)) and study.suite is None and shows_suite:
-            if not study.repeats or any(repeat.suite is None for repeat in study.repeats):
-                raise UserError(f"{place} shows results of a benchmark: give `suite`, the name of the suite.")
+        if isinstance(origin, (Runs, BaseModel)) and shows_suite and not has_suite:
+            raise UserError(f"{place} shows results of a benchmark: give `suite`, the name of the suite.")
         if isinstance(origin, Runs) and study.config is not None and origin.experiment != INLINE:
             raise UserError(f"{place}: the rows of a study with `config` are runs of it. Leave `run` out.")
         if isinstance(origin, BaseModel) and origin.target is None and not any(isinstance(o, Runs) for o in origins):

@@ -11,9 +11,9 @@ import yaml
 from forgetting.artifacts import inside
 from forgetting.errors import UserError
 from forgetting.paths import EXPERIMENTS
-from forgetting.studies.results import suite_path
 from forgetting.studies.spec import (
     INLINE,
+    NOISE_MEASURES,
     BaseModel,
     Column,
     CorpusSource,
@@ -21,7 +21,6 @@ from forgetting.studies.spec import (
     Group,
     Origin,
     Overhead,
-    Repeat,
     Row,
     Runs,
     Stage,
@@ -30,6 +29,7 @@ from forgetting.studies.spec import (
     Total,
 )
 from forgetting.studies.spec_checks import check_study
+from forgetting.studies.spec_places import experiments_folder, file_near, repeat_near, suite_near
 from forgetting.studies.spec_values import (
     check_keys,
     decimals,
@@ -55,8 +55,8 @@ SETTABLE = ("model", "data", "trainer", "seed_everything")
 """Groups of settings that a row may change."""
 
 OPTIONAL = {
-    "caption", "suite", "experiments", "config", "overlays", "repeats", "seeds", "corpus", "decimals", "figure", "stated",
-    "notes",
+    "caption", "suite", "experiments", "config", "overlays", "repeats", "seeds", "corpus", "decimals", "figure",
+    "stated", "notes",
 }  # fmt: skip
 
 
@@ -89,14 +89,15 @@ def load_study(path: Path) -> Study:
         groups=tuple(
             _group(group, len(columns), is_inline, f"{path}, group {n}") for n, group in enumerate(groups, start=1)
         ),
-        suite=_suite(content.get("suite"), path, f"{path}, suite"),
-        experiments=_experiments(content.get("experiments"), path),
+        suite=suite_near(content.get("suite"), path, f"{path}, suite"),
+        experiments=experiments_folder(content.get("experiments"), path),
         config=mapping(content["config"], f"{path}, config", "with model and data") if is_inline else None,
         overlays=tuple(
-            _file(file, path, f"{path}, overlays") for file in items(content.get("overlays", []), f"{path}, overlays")
+            file_near(file, path, f"{path}, overlays")
+            for file in items(content.get("overlays", []), f"{path}, overlays")
         ),
         repeats=tuple(
-            _repeat(repeat, path, f"{path}, repeats")
+            repeat_near(repeat, path, f"{path}, repeats")
             for repeat in items(content.get("repeats", []), f"{path}, repeats")
         ),
         seeds=seeds(content["seeds"], f"{path}, seeds") if "seeds" in content else Study.seeds,
@@ -110,50 +111,6 @@ def load_study(path: Path) -> Study:
         raise UserError(f"{path} has `repeats` and `seeds`: the repetitions are one or the other. Remove one of them.")
     check_study(study)
     return study
-
-
-# --- places ----------------------------------------------------------------------------------------------------------
-
-
-def _near(name: str, path: Path) -> Path:
-    """A file relative to the study where it is there, else to the current folder."""
-    return path.parent / name if (path.parent / name).exists() else Path(name)
-
-
-def _file(value: Any, path: Path, place: str) -> Path:
-    return _near(text(value, place), path)
-
-
-def _suite(value: Any, path: Path, place: str) -> str | None:
-    if value is None:
-        return None
-    name = text(value, place)
-    if name.endswith((".yaml", ".yml")):
-        return _near(name, path).as_posix()
-    if not suite_path(name).is_file():
-        known = ", ".join(sorted(file.stem for file in suite_path(name).parent.glob("*.yaml")))
-        raise UserError(f"{place}: there is no suite {name!r}. Known: {known}; or give the path of a YAML file.")
-    return name
-
-
-def _repeat(value: Any, path: Path, place: str) -> Repeat:
-    if isinstance(value, str):
-        return Repeat(_file(value, path, place))
-    check_keys(value, {"overlay"}, {"overlay", "suite"}, place)
-    return Repeat(_file(value["overlay"], path, place), _suite(value.get("suite"), path, place))
-
-
-def _experiments(value: Any, path: Path) -> Path:
-    """The folder of experiments: as given, else the enclosing folder of that name, else the study's own."""
-    if value is not None:
-        folder = _near(text(value, f"{path}, experiments"), path)
-        if not folder.is_dir():
-            raise UserError(f"{path}, experiments: there is no folder {folder}.")
-        return folder
-    enclosing = [folder for folder in path.parents if folder.name == EXPERIMENTS]
-    if not enclosing and EXPERIMENTS in (parts := path.absolute().parent.parts):
-        enclosing = [Path(*parts[: len(parts) - parts[::-1].index(EXPERIMENTS)])]
-    return enclosing[0] if enclosing else path.parent
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
@@ -170,6 +127,9 @@ def _column(content: Any, place: str) -> Column:
     key = text(content[kinds[0]], f"{place}, {name!r}")
     if kinds == ["cost"] and key not in COSTS:
         raise UserError(f"{place}, {name!r}: cost is {key!r}; one of {', '.join(COSTS)} was expected.")
+    if kinds == ["noise"] and key not in NOISE_MEASURES and not key.startswith("recall/"):
+        known = ", ".join([*NOISE_MEASURES, "recall/<kind>"])
+        raise UserError(f"{place}, {name!r}: noise is {key!r}; one of {known} was expected.")
     return Column(name, kinds[0], key, optional(content, "decimals", decimals, place))  # type: ignore[arg-type]
 
 
