@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 from transformers import AutoTokenizer
 
 from forgetting.corpus.configuration import CorpusConfig
+from forgetting.corpus.prepare import prepare_corpus
 
 PAGE = (Path(__file__).parents[1] / "docs/corpus.md").read_text()
 ROWS = "\n".join(json.dumps({"q": f"question {i}", "a": f"answer {i}"}) for i in range(1000))
@@ -40,8 +41,21 @@ def test_every_source_of_the_page_is_a_valid_one() -> None:
         corpus_of({"sources": source}).check()
 
 
+def test_the_known_noise_of_the_page_is_read(tmp_path: Path) -> None:
+    (source,) = yaml.safe_load(blocks("yaml")[2]).values()
+    corpus_of({"sources": {"S": source}}).check()
+    (tmp_path / "annotated.jsonl").write_text(blocks("json")[0])
+    source["path"] = str(tmp_path / "annotated.jsonl")
+    config = corpus_of({"sources": {"S": source}, "num_train": 1, "num_reference": 0, "num_validation": 0})
+    (row,) = prepare_corpus(config, tmp_path / "corpora").split("train")
+    response = row["messages"][-1]["content"]
+    assert [(response[span["start"] : span["end"]], span["kind"]) for span in row["noise"]] == [
+        ("Well,", "filler"), ("6", "wrong"),
+    ]  # fmt: skip
+
+
 def test_the_published_splits_of_the_page_are_valid() -> None:
-    corpus_of(yaml.safe_load(blocks("yaml")[2])["corpus"]).check()
+    corpus_of(yaml.safe_load(blocks("yaml")[3])["corpus"]).check()
 
 
 def test_the_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

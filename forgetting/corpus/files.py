@@ -59,7 +59,7 @@ def expanded(path: str) -> Path:
 
 
 def is_local(path: str) -> bool:
-    """Whether a path means files here (they exist, or it looks like nothing else) and not a data set on the hub."""
+    """Return whether a path means local files (they exist, or it looks like nothing else) and no hub data set."""
     return (
         expanded(path).exists()
         or glob.has_magic(path)
