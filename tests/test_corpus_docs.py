@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import byte_tokenizer
 from jsonargparse import ArgumentParser
-from transformers import AutoTokenizer
 
 from forgetting.corpus.configuration import CorpusConfig
 from forgetting.corpus.prepare import prepare_corpus
@@ -58,21 +56,10 @@ def test_the_published_splits_of_the_page_are_valid() -> None:
     corpus_of(yaml.safe_load(blocks("yaml")[3])["corpus"]).check()
 
 
-def test_the_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda _: byte_tokenizer())  # no network in a test
-    Path("mine.jsonl").write_text(ROWS)
-    names: dict[str, object] = {}
-    (code,) = blocks("python")
-    exec(code, names)
-    assert len(names["train"]) == 900  # type: ignore[arg-type]
-
-
 PROGRAM = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from conftest import byte_tokenizer
 from forgetting.corpus.configuration import CorpusConfig, Source
 from forgetting.corpus.prepare import prepare_corpus
 from forgetting.corpus.tokens import tokenize_corpus

@@ -1,4 +1,4 @@
-"""How files of an evaluation are called, and the folder of a model that is no run."""
+"""Names of an evaluation's files, and the folder of a model that is no run."""
 
 import hashlib
 import re
@@ -44,7 +44,7 @@ def refuse_name(suite: str, origin: str) -> None:
 
 
 def name_of_tasks(tasks: Sequence[str], shots: int | None) -> str:
-    """What the suite of `--tasks` without `--suite` is called: by its tasks, and by a hash where they do not fit."""
+    """Name the suite of `--tasks` without `--suite`: by its tasks, or by a hash where they do not fit."""
     name = f"tasks={'+'.join(tasks)}" + ("" if shots is None else f",shots={shots}")
     if re.fullmatch(r"[\w=+,-]+", name) and len(name) <= LONGEST:
         return name
@@ -52,7 +52,7 @@ def name_of_tasks(tasks: Sequence[str], shots: int | None) -> str:
 
 
 def task_path(folder: Path, task: str, identity: str) -> Path:
-    """Where a finished task is kept, next to the results in `folder`: `samples/<task>/<its identity>.jsonl`.
+    """Path of a finished task, next to the results in `folder`: `samples/<task>/<its identity>.jsonl`.
 
     Raises:
         UserError: The task's name would lead out of the folder.
@@ -61,13 +61,13 @@ def task_path(folder: Path, task: str, identity: str) -> Path:
 
 
 def is_folder_name(name: str) -> bool:
-    """Whether `name` means a folder, be it there or not; else it means a model on the hub."""
+    """Return whether `name` means a folder, existing or not; else it means a model on the hub."""
     looks = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.split("/")[0] in ("runs", "worlds")
     return looks or Path(name).expanduser().exists()
 
 
 def base_folder(target: str) -> Path:
-    """Where the results of a model that is no run are kept, below the root of all runs: `base/<name>`.
+    """Folder of the results of a model that is no run, below the root of all runs: `base/<name>`.
 
     A model on the hub is `org--model`. A folder is `folder=` with the path from the current folder, or the absolute
     one where it lies elsewhere: `/` becomes `--`, and a part that would be ambiguous is escaped. Two models have
