@@ -132,9 +132,7 @@ def test_commands_parse(page: Path, line: str, folder_of_a_user: Path) -> None:
 
 
 @pytest.mark.usefixtures("parse_only", "folder_of_a_user")
-@pytest.mark.parametrize(
-    "arguments", [["evaluate", "x", "--demonstrations", "1"], ["fit", "--config", "experiments/none.yaml"]]
-)
+@pytest.mark.parametrize("arguments", [["evaluate", "x", "--none", "1"], ["fit", "--config", "experiments/none.yaml"]])
 def test_commands_that_do_not_parse_are_seen(arguments: list[str]) -> None:
     with pytest.raises(UserError):
         main(arguments)
