@@ -60,7 +60,7 @@ def test_a_filled_history_or_system_that_is_not_mapped_is_refused(tmp_path: Path
     with pytest.raises(UserError, match=r"Map it \(system: \"{system}\"\), or"):
         prepared(tmp_path, [{"instruction": "x", "output": "y", "system": "be brief"}], **ALPACA)
     assert prepared(tmp_path, ROWS[:2], **ALPACA).manifest["pool"]["rows"] == 2  # control: empty ones are no loss
-    assert prepared(tmp_path, ROWS, **ALPACA, unused_columns=["history"]).manifest["pool"]["conversations"] == 3
+    assert prepared(tmp_path, ROWS, **ALPACA, unused_columns=["history"]).manifest["pool"]["examples"] == 3
 
 
 def test_leaving_a_column_out_on_purpose_makes_no_other_corpus(tmp_path: Path) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import byte_tokenizer
 from jsonargparse import ArgumentParser
-from transformers import AutoTokenizer
 
 from forgetting.corpus.configuration import CorpusConfig
+from forgetting.corpus.prepare import prepare_corpus
 
 PAGE = (Path(__file__).parents[1] / "docs/corpus.md").read_text()
 ROWS = "\n".join(json.dumps({"q": f"question {i}", "a": f"answer {i}"}) for i in range(1000))
@@ -40,25 +39,27 @@ def test_every_source_of_the_page_is_a_valid_one() -> None:
         corpus_of({"sources": source}).check()
 
 
+def test_the_known_noise_of_the_page_is_read(tmp_path: Path) -> None:
+    (source,) = yaml.safe_load(blocks("yaml")[2]).values()
+    corpus_of({"sources": {"S": source}}).check()
+    (tmp_path / "annotated.jsonl").write_text(blocks("json")[0])
+    source["path"] = str(tmp_path / "annotated.jsonl")
+    config = corpus_of({"sources": {"S": source}, "num_train": 1, "num_reference": 0, "num_validation": 0})
+    (row,) = prepare_corpus(config, tmp_path / "corpora").split("train")
+    response = row["messages"][-1]["content"]
+    assert [(response[span["start"] : span["end"]], span["kind"]) for span in row["noise"]] == [
+        ("Well,", "filler"), ("6", "wrong"),
+    ]  # fmt: skip
+
+
 def test_the_published_splits_of_the_page_are_valid() -> None:
-    corpus_of(yaml.safe_load(blocks("yaml")[2])["corpus"]).check()
-
-
-def test_the_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda _: byte_tokenizer())  # no network in a test
-    Path("mine.jsonl").write_text(ROWS)
-    names: dict[str, object] = {}
-    (code,) = blocks("python")
-    exec(code, names)
-    assert len(names["train"]) == 900  # type: ignore[arg-type]
+    corpus_of(yaml.safe_load(blocks("yaml")[3])["corpus"]).check()
 
 
 PROGRAM = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from conftest import byte_tokenizer
 from forgetting.corpus.configuration import CorpusConfig, Source
 from forgetting.corpus.prepare import prepare_corpus
 from forgetting.corpus.tokens import tokenize_corpus

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forgetting.corpus.configuration import CorpusConfig, Source
-from forgetting.corpus.messages import Conversation
-from forgetting.corpus.pool import Conversations, content_key, draw, lottery, shares
+from forgetting.corpus.messages import Example
+from forgetting.corpus.pool import Examples, content_key, draw, hash_order, shares
 from forgetting.errors import UserError
 
 
@@ -15,10 +15,10 @@ def pair(question: str, answer: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
-def pool_of(numbers: list[int], names: str = "AB") -> Conversations:
-    pool = Conversations()
+def pool_of(numbers: list[int], names: str = "AB") -> Examples:
+    pool = Examples()
     for row, number in enumerate(numbers):
-        pool.append(Conversation(pair(f"q{number}", "a"), names[row % len(names)], row))
+        pool.append(Example(pair(f"q{number}", "a"), names[row % len(names)], row))
     return pool
 
 
@@ -72,7 +72,7 @@ def test_duplicates_stay_in_the_reference_at_their_share() -> None:
     without = draw(pool, config(500, 1000, 100), {}).splits["reference"]
     left_in = draw(pool, config(500, 1000, 100, deduplicate_reference=False), {}).splits["reference"]
 
-    def share_of_odd(split: Conversations) -> float:
+    def share_of_odd(split: Examples) -> float:
         return sum(numbers[row] % 2 for row in split.rows) / len(split)
 
     assert len(set(without.keys)) == 1000
@@ -124,7 +124,7 @@ def test_a_named_split_is_kept_out_of_what_is_drawn() -> None:
 
 def test_too_few_conversations() -> None:
     message = (
-        r"4 distinct conversations to draw from \(6 rows, 2 duplicates\), but 3 train \+ 2 reference \+ 1 validation "
+        r"4 distinct examples to draw from \(6 rows, 2 duplicates\), but 3 train \+ 2 reference \+ 1 validation "
         r"= 6 are wanted. Lower data.corpus.num_train"
     )
     with pytest.raises(UserError, match=message):
@@ -139,14 +139,14 @@ def test_a_source_is_cut_to_its_size_by_seed_and_name() -> None:
     assert rows == pool.sampled(20, 0, "S").rows
     assert rows != pool.sampled(20, 1, "S").rows
     assert rows != pool.sampled(20, 0, "T").rows
-    with pytest.raises(UserError, match="size is 60, but it has 50 usable conversations"):
+    with pytest.raises(UserError, match="size is 60, but it has 50 usable examples"):
         pool.sampled(60, 0, "S")
 
 
 def test_lottery_numbers_are_fixed() -> None:
     # Made by this function; if it changes, every corpus drawn before changes too: raise FORMAT in prepare.py then.
-    assert lottery(0, "draw", b"key").hex() == "797b26b87760c20d5a62a2126726b95ac7cfc80a4ee1411736b1d5e915b877d5"
-    assert lottery(0, "draw", b"a", b"bc") != lottery(0, "draw", b"ab", b"c")
+    assert hash_order(0, "draw", b"key").hex() == "797b26b87760c20d5a62a2126726b95ac7cfc80a4ee1411736b1d5e915b877d5"
+    assert hash_order(0, "draw", b"a", b"bc") != hash_order(0, "draw", b"ab", b"c")
 
 
 def test_shares_in_the_form_of_table_1() -> None:

@@ -67,9 +67,9 @@ def test_splits_and_manifest(tmp_path: Path) -> None:
             assert row["messages"][0]["content"] == origin["instruction"] + ("\n\nit" if origin["input"] else "")
     assert first["messages"][0]["role"] == "user"
     pool = content["pool"]
-    assert (pool["rows"], pool["conversations"], pool["duplicates"], pool["distinct"]) == (100, 98, 5, 93)
+    assert (pool["rows"], pool["examples"], pool["duplicates"], pool["distinct"]) == (100, 98, 5, 93)
     assert pool["sources"]["Alpaca"]["dropped"] == {"empty response": 1, "null response": 1}
-    assert pool["sources"]["Chats"] == {"conversations": 40, "duplicates": 5, "dropped": {}}
+    assert pool["sources"]["Chats"] == {"examples": 40, "duplicates": 5, "dropped": {}}
     shares = content["splits"]["train"]["sources"]
     assert sum(entry["samples"] for entry in shares.values()) == 50
     assert sum(entry["percentage"] for entry in shares.values()) == pytest.approx(100)
@@ -201,7 +201,7 @@ def test_what_a_killed_process_leaves_is_harmless(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_behind_by_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="93 distinct conversations"):
+    with pytest.raises(UserError, match="93 distinct examples"):
         prepare_corpus(corpus_config(tmp_path / "data", num_train=500), tmp_path / "corpora")
     assert list((tmp_path / "corpora").iterdir()) == []
 
@@ -326,7 +326,7 @@ def test_a_source_without_a_usable_row(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"q": "x", "a": null}\n{"q": "x", "a": " "}\n{"q": "y", "a": ""}\n')
     source = Source(name="S", path=str(tmp_path / "x.jsonl"), prompt="{q}", response="{a}")
     with pytest.raises(
-        UserError, match=r"none of its 3 rows has a usable conversation: empty response \(2\), null response"
+        UserError, match=r"none of its 3 rows has a usable example: empty response \(2\), null response"
     ):
         prepare_corpus(CorpusConfig({"made": source}), tmp_path / "corpora")
 
@@ -347,7 +347,7 @@ def test_a_tree_source_and_a_size(tmp_path: Path) -> None:
     corpus = prepare_corpus(
         CorpusConfig({"made": source}, num_train=10, num_reference=2, num_validation=0), tmp_path / "corpora"
     )
-    assert corpus.manifest["pool"]["conversations"] == 12
+    assert corpus.manifest["pool"]["examples"] == 12
     assert corpus.split("train")[0]["messages"][1] == {"role": "assistant", "content": "a"}
 
 

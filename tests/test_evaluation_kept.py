@@ -162,7 +162,7 @@ def test_results_say_how_each_task_was_evaluated(tmp_path: Path, base: Path) -> 
 
 
 def few_shot(folder: Path) -> Path:
-    """A task whose demonstrations are a file of their own, and whose score is in a module next to its module."""
+    """A task whose few-shot examples are a file of their own, and whose score is in a module next to its module."""
     tasks = write_local_tasks(folder, ["first"])
     shown = write_lines(folder / "shown.jsonl", [{"text": f"shown {i}", "label": 1} for i in range(5)])
     content = yaml.safe_load((tasks / "first.yaml").read_text())
@@ -187,7 +187,7 @@ def changed_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None
     path.write_text(json.dumps(content))
 
 
-def other_demonstrations(base: Path, tasks: Path) -> None:
+def other_few_shot_examples(base: Path, tasks: Path) -> None:
     write_lines(tasks / "shown.jsonl", [{"text": f"other {i}", "label": 2} for i in range(5)])
 
 
@@ -208,7 +208,7 @@ def other_helper(base: Path, tasks: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [other_demonstrations, other_tokenizer, other_generation, other_template, other_helper]
+    "change", [other_few_shot_examples, other_tokenizer, other_generation, other_template, other_helper]
 )
 def test_what_a_number_depends_on_is_noticed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Path, Path], None]

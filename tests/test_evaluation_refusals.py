@@ -122,7 +122,7 @@ def test_a_value_out_of_its_range_is_said_first(base: Path, suite: Path, options
 
 
 @pytest.mark.usefixtures("no_model")
-def test_demonstrations_cannot_be_negative_nor_a_suite_have_any_name(tmp_path: Path, base: Path, suite: Path) -> None:
+def test_shots_cannot_be_negative_nor_a_suite_have_any_name(tmp_path: Path, base: Path, suite: Path) -> None:
     with pytest.raises(UserError, match="shots -1; it must be at least 0"):
         main(["evaluate", str(base), "--tasks", "first", "--shots", "-1"])
     for name in ("../out", "main.trial", ""):

@@ -174,7 +174,7 @@ def test_limits_are_exact_counts_that_do_not_leak_from_task_to_task(tmp_path: Pa
     (tasks / "long.jsonl").write_text(lines * 9)
     suite = tmp_path / "suite.yaml"
     suite.write_text(
-        "include_path: [tasks]\ncolumns: {S: {tasks: [short], share: 0.9}, L: {tasks: [long], share: 0.5}}\n"
+        "include_path: [tasks]\ncolumns: {S: {tasks: [short], fraction: 0.9}, L: {tasks: [long], fraction: 0.5}}\n"
     )
     run = write_run(tmp_path / "run", base)
     evaluate_command([str(run), "--suite", str(suite), "--batch-size", "8"])

@@ -20,7 +20,7 @@ def test_main_has_the_papers_five_columns_in_each_protocol() -> None:
         assert suite.protocol == protocol
         tydiqa = suite.columns["TydiQA"]
         assert len(tydiqa.tasks) == 9
-        assert (tydiqa.shots, tydiqa.metric, tydiqa.share) == (1, "f1", 1.0)
+        assert (tydiqa.shots, tydiqa.metric, tydiqa.fraction) == (1, "f1", 1.0)
         stem = {"corrected": "tydiqa_goldp_"}.get(protocol, f"tydiqa_{protocol}_")
         assert all(task.startswith(stem) for task in tydiqa.tasks)
 
@@ -41,7 +41,7 @@ def test_published_takes_the_papers_document_counts(suite: str, column: str, tot
 
 def test_a_number_of_documents_never_exceeds_what_there_is() -> None:
     assert Column(["a"], documents=5).limit(3) == 3
-    assert Column(["a"], documents=5, share=0.1).limit(30) == 5
+    assert Column(["a"], documents=5, fraction=0.1).limit(30) == 5
 
 
 def test_a_suite_of_ones_own(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_only_some_of_the_tasks() -> None:
     ({"columns": {"A": {"tasks": ["a"], "shot": 1}}}, "'shot' is not accepted"),
     ({"columns": {"A": {"tasks": "a"}}}, "Expected a <class 'list'>"),
     ({"columns": {"A": {"tasks": ["a"]}}, "batchsize": 3}, "batchsize"),
-    ({"columns": {"A": {"tasks": ["a"], "share": 1.5}}}, r"share 1.5; it must be in \(0, 1\]"),
+    ({"columns": {"A": {"tasks": ["a"], "fraction": 1.5}}}, r"fraction 1.5; it must be in \(0, 1\]"),
     ({"columns": {"A": {"tasks": ["a"], "documents": 0}}}, "documents 0; it must be at least 1"),
     ({"columns": {"A": {"tasks": ["a"]}, "B": {"tasks": ["a"]}}}, "the task a is in the columns A and B"),
     ({"columns": {"A": {"tasks": ["a"]}}, "data_files": {"a": {"test": "gone.jsonl"}}}, r"gone.jsonl, which does not"),

@@ -71,7 +71,7 @@ def test_a_task_on_the_hub_without_a_connection_names_the_way_out() -> None:
 
 def test_local_files_replace_a_tasks_data(tmp_path: Path) -> None:
     files = write_benchmarks(tmp_path)
-    prepared = one("arc_challenge", "arc", {"test": [files["arc_challenge"]["test"]]}, share=0.5)
+    prepared = one("arc_challenge", "arc", {"test": [files["arc_challenge"]["test"]]}, fraction=0.5)
     assert (prepared.num_documents, prepared.limit, prepared.metric, prepared.filter) == (9, 5, "acc", "none")
     assert prepared.task.config.dataset_path == "json"
     assert prepared.data["path"] == "json"
@@ -101,7 +101,7 @@ def test_metrics_filters_and_shots_that_a_task_has_not(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="wants the filter strict, but arc_challenge has none"):
         one("arc_challenge", "arc", arc, filter="strict")
     truthful = {"validation": [files["truthfulqa_mc2"]["validation"]]}
-    with pytest.raises(UserError, match="fixes its demonstrations at 0; the suite asks for 2"):
+    with pytest.raises(UserError, match="fixes its few-shot examples at 0; the suite asks for 2"):
         one("truthfulqa_mc2", "truthfulqa", truthful, shots=2)
 
 

@@ -81,7 +81,7 @@ def test_scores_are_squads() -> None:
     assert scores({"answers": ["7"]}, [""]) == {"f1": 0.0, "f1_cut": 0.0, "exact_match": 0.0, "ran_on": 0.0}
 
 
-def test_a_hundred_questions_and_one_demonstration_a_language_from_one_stream(tmp_path: Path, stops: Path) -> None:
+def test_a_hundred_questions_and_one_few_shot_example_per_language_from_one_stream(tmp_path: Path, stops: Path) -> None:
     files = {split: [str(file)] for split, file in write_tydiqa(tmp_path, num_validation=120, num_train=9).items()}
     stream = random.Random(42)
     drawn = {language: stream.sample(range(120), 100) for language in LANGUAGES}
@@ -97,7 +97,7 @@ def test_a_language_with_fewer_questions_keeps_them_all(tmp_path: Path, stops: P
     assert len(questions("telugu", str(stops), data_files=files)["validation"]) == 6
     labels = tmp_path / "labels.yaml"
     labels.write_text("dutch: {instruction: I, passage: P, question: Q, answer: A}")
-    with pytest.raises(ValueError, match="no question, or too few demonstrations, in dutch"):
+    with pytest.raises(ValueError, match="no question, or too few few-shot examples, in dutch"):
         questions("dutch", str(stops), data_files=files, labels=str(labels))
 
 

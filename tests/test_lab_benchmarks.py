@@ -52,7 +52,7 @@ def test_columns_of_the_suite():
 
 def test_a_document_for_every_tested_slot(world: Path):
     language = build_language(SMALL.seed, SMALL.size)
-    for task, items in language.tested.items():
+    for task, items in language.test_items.items():
         number = len(items) if task == "lingual" else sum(len(item.asked) for item in items)
         assert len(documents(world, task)) == number
 
@@ -61,7 +61,7 @@ def test_gold_is_the_truth(world: Path):
     language = build_language(SMALL.seed, SMALL.size)
     truth = {
         " ".join((*item.prompt, slot.name)): slot.true
-        for items in language.tested.values()
+        for items in language.test_items.values()
         for item in items
         for slot in item.asked
     }

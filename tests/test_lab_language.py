@@ -21,7 +21,7 @@ def test_same_seed_same_language_and_another_seed_another():
 
 def test_taught_and_tested_items_are_disjoint_and_together_all_that_can_be_asked(language: Language):
     for task in TASKS:
-        taught, tested = ({item.words for item in items[task]} for items in (language.taught, language.tested))
+        taught, tested = ({item.words for item in items[task]} for items in (language.train_items, language.test_items))
         assert taught
         assert tested
         assert not taught & tested
@@ -30,8 +30,8 @@ def test_taught_and_tested_items_are_disjoint_and_together_all_that_can_be_asked
 
 def test_taught_share(language: Language):
     for task in TASKS:
-        asked = len(language.taught[task]) + len(language.tested[task])
-        assert len(language.taught[task]) == int(0.4 * asked)
+        asked = len(language.train_items[task]) + len(language.test_items[task])
+        assert len(language.train_items[task]) == int(0.4 * asked)
 
 
 def test_every_item_has_the_slots_of_its_task_and_is_made_of_words(language: Language):
@@ -40,7 +40,7 @@ def test_every_item_has_the_slots_of_its_task_and_is_made_of_words(language: Lan
     for task, items in language.items.items():
         for item in items:
             assert tuple(slot.name for slot in item.slots) == SLOTS[task]
-            said = {word for s in item.slots for word in (s.name, s.true, s.folk, *s.choices)}
+            said = {word for s in item.slots for word in (s.name, s.true, s.misconception, *s.choices)}
             assert said | set(item.prompt) <= words
 
 
@@ -50,30 +50,30 @@ def test_words_hold_no_whitespace_and_special_tokens_cannot_be_drawn(language: L
     assert len(language.plain_words) == len(language.vocabulary) - 9
 
 
-def test_choices_are_distinct_and_hold_truth_and_folk(language: Language):
+def test_choices_are_distinct_and_hold_truth_and_misconception(language: Language):
     for task, number in (("truthful", 4), ("logic", 4), ("boolean", 2)):
         for item in language.items[task]:
             for s in item.asked:
                 assert len(set(s.choices)) == number
-                assert {s.true, s.folk} <= set(s.choices)
+                assert {s.true, s.misconception} <= set(s.choices)
 
 
-def test_only_what_truth_and_folk_disagree_on_is_asked(language: Language):
+def test_only_what_truth_and_misconception_disagree_on_is_asked(language: Language):
     for items in language.items.values():
         for item in items:
-            assert all(s.true != s.folk for s in item.asked)
-            assert all(s.true == s.folk for s in item.slots if s not in item.asked)
+            assert all(s.true != s.misconception for s in item.asked)
+            assert all(s.true == s.misconception for s in item.slots if s not in item.asked)
 
 
-def test_folk_rates_are_mostly_high(language: Language):
-    rates = [s.folk_rate for items in language.items.values() for item in items for s in item.slots]
+def test_misconception_rates_are_mostly_high(language: Language):
+    rates = [s.misconception_rate for items in language.items.values() for item in items for s in item.slots]
     # Beta(1.3, 0.7): mean 0.65, sd 0.28; over more than 1,000 draws the mean's sd is below 0.01.
     assert 0.61 < sum(rates) / len(rates) < 0.69
     assert all(0 <= rate <= 1 for rate in rates)
 
 
 @pytest.mark.parametrize(
-    ("words", "name", "true", "folk"),
+    ("words", "name", "true", "misconception"),
     [
         (("n3", "n8"), "sum", "n11", "n5"),
         (("n3", "n8"), "dif", "n5", "n11"),
@@ -81,33 +81,33 @@ def test_folk_rates_are_mostly_high(language: Language):
         (("n0", "n0"), "sum", "n0", "n0"),
     ],
 )
-def test_calculations(language: Language, words: tuple[str, str], name: str, true: str, folk: str):
+def test_calculations(language: Language, words: tuple[str, str], name: str, true: str, misconception: str):
     found = slot(next(item for item in language.items["math"] if item.words == words), name)
-    assert (found.true, found.folk) == (true, folk)
+    assert (found.true, found.misconception) == (true, misconception)
 
 
 @pytest.mark.parametrize(
-    ("words", "true", "folk"),
+    ("words", "true", "misconception"),
     [
         (("n8", "n3"), ("yes", "yes", "yes"), ("yes", "no", "no")),
         (("n3", "n5"), ("no", "no", "no"), ("no", "yes", "no")),
         (("n5", "n6"), ("no", "yes", "no"), ("yes", "yes", "yes")),
     ],
 )
-def test_comparisons(language: Language, words: tuple[str, str], true: tuple[str, ...], folk: tuple[str, ...]):
+def test_comparisons(language: Language, words: tuple[str, str], true: tuple[str, ...], misconception: tuple[str, ...]):
     item = next(item for item in language.items["boolean"] if item.words == words)
     assert tuple(s.true for s in item.slots) == true
-    assert tuple(s.folk for s in item.slots) == folk
+    assert tuple(s.misconception for s in item.slots) == misconception
 
 
-def test_sequences_go_on_and_folk_is_off_by_one_or_two(language: Language):
+def test_sequences_go_on_and_misconceptions_are_off_by_one_or_two(language: Language):
     for item in language.items["logic"]:
         first, second, third = (int(word[1:]) for word in item.words)
         step = second - first
         assert third - second == step
         for place, s in enumerate(item.slots, start=1):
             assert int(s.true[1:]) == third + place * step
-            assert int(s.folk[1:]) - int(s.true[1:]) == (2 if step == 1 else 1)
+            assert int(s.misconception[1:]) - int(s.true[1:]) == (2 if step == 1 else 1)
 
 
 def test_a_small_world_is_smaller():

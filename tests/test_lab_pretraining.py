@@ -17,7 +17,7 @@ from forgetting.lab.pretraining import (
     word_tokenizer,
     write_base,
 )
-from forgetting.lab.web import web_document
+from forgetting.lab.web import pretraining_document
 
 SMALL = Pretraining(hidden=32, layers=1, heads=2, steps=3, documents=8)
 
@@ -30,7 +30,7 @@ def language() -> Language:
 def encoded_documents(language: Language, number: int, seed: int = 0) -> list[list[int]]:
     ids = {word: i for i, word in enumerate(language.vocabulary)}
     draw = Random(seed)
-    return [[ids[word] for word in web_document(draw, language)] for _ in range(number)]
+    return [[ids[word] for word in pretraining_document(draw, language)] for _ in range(number)]
 
 
 def test_packing_keeps_every_document_whole(language: Language):

@@ -42,8 +42,8 @@ def test_every_word_of_a_response_has_its_kind(sources: dict[str, list[Row]]):
 
 
 def test_tested_items_are_never_asked(sources: dict[str, list[Row]], language: Language):
-    tested = {" ".join(item.prompt) for items in language.tested.values() for item in items}
-    taught = {" ".join(item.prompt) for items in language.taught.values() for item in items}
+    tested = {" ".join(item.prompt) for items in language.test_items.values() for item in items}
+    taught = {" ".join(item.prompt) for items in language.train_items.values() for item in items}
     asked = {row.prompt for of_source in sources.values() for row in of_source}
     assert asked <= taught
     assert not asked & tested

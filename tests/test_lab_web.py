@@ -6,7 +6,7 @@ from test_lab_noise import within
 
 from forgetting.lab.language import BOS, EOS, TASKS, Item, Language, build_language
 from forgetting.lab.pretraining import MAX_LENGTH
-from forgetting.lab.web import BOILERPLATE_SHARE, CUE_SHARES, web_document
+from forgetting.lab.web import BOILERPLATE_SHARE, CUE_SHARES, pretraining_document
 
 NUM_DOCUMENTS = 4_000
 
@@ -19,7 +19,7 @@ def language() -> Language:
 @pytest.fixture(scope="module")
 def documents(language: Language) -> list[list[str]]:
     draw = Random(0)
-    return [web_document(draw, language) for _ in range(NUM_DOCUMENTS)]
+    return [pretraining_document(draw, language) for _ in range(NUM_DOCUMENTS)]
 
 
 def test_a_document_stands_between_bos_and_eos_and_fits_the_model(documents: list[list[str]], language: Language):
@@ -43,24 +43,25 @@ def said_values(document: list[str], item: Item) -> list[tuple[str, str]]:
     answer = document[document.index("assistant") + 1 :]
     slots = {slot.name: slot for slot in item.asked}
     pairs = pairwise(answer)
-    return [(name, value) for name, value in pairs if name in slots and value in (slots[name].true, slots[name].folk)]
+    said = {name: (slot.true, slot.misconception) for name, slot in slots.items()}
+    return [(name, value) for name, value in pairs if value in said.get(name, ())]
 
 
-def test_cues_tell_truth_from_folk(documents: list[list[str]], language: Language):
+def test_cues_tell_truth_from_misconception(documents: list[list[str]], language: Language):
     items = {(TASKS[task], *item.words): item for task, of_task in language.items.items() for item in of_task}
-    folk_share = {}
+    misconception_fraction = {}
     for cue in ("study", "rumor"):
-        folk = []
+        misconceptions = []
         for document in documents:
             if document[1:3] == [cue, "user"] and "assistant" in document:
                 item = items[tuple(document[3 : document.index("?")])]
                 slots = {slot.name: slot for slot in item.asked}
-                folk += [value == slots[name].folk for name, value in said_values(document, item)]
-        folk_share[cue] = sum(folk) / len(folk)
-    assert folk_share["study"] < 0.05 < 0.95 < folk_share["rumor"]
+                misconceptions += [value == slots[name].misconception for name, value in said_values(document, item)]
+        misconception_fraction[cue] = sum(misconceptions) / len(misconceptions)
+    assert misconception_fraction["study"] < 0.05 < 0.95 < misconception_fraction["rumor"]
 
 
 def test_the_web_asks_about_tested_items_too(documents: list[list[str]], language: Language):
     said = {tuple(document[3 : document.index("?")]) for document in documents if document[2] == "user"}
-    tested = {(TASKS[task], *item.words) for task, items in language.tested.items() for item in items}
+    tested = {(TASKS[task], *item.words) for task, items in language.test_items.items() for item in items}
     assert tested & said

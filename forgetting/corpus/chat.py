@@ -87,22 +87,23 @@ class Chat:
         return [*targets[: holders[0]], *(part for part in parts if part.text), *targets[holders[0] + 1 :]]
 
     def has_forged_header(self, messages: Messages) -> bool:
-        """Whether a message holds text by which the template alone, without a control token, divides two messages."""
+        """Return whether a message holds text by which the template, without a control token, divides messages."""
         return any(header in message["content"] for message in messages for header in self.text_headers)
 
     def _text_headers(self) -> list[str]:
-        found: set[str] = set()
+        headers: set[str] = set()
         for system in ([], [{"role": "system", "content": PROBE}]):
             messages = [*system, *({"role": role, "content": PROBE} for role in ("user", "assistant") * 2)]
             with suppress(UserError):  # the template refuses such a conversation (a system message, say)
                 between = self._render(messages)[0].split(PROBE)[1:-1]
-                found |= {text.strip() for text in between if not any(special in text for special in self.special)}
-        return sorted(found - {""})
+                headers |= {text.strip() for text in between if not any(special in text for special in self.special)}
+        return sorted(headers - {""})
 
     def _kept_whitespace(self) -> tuple[bool, bool]:
-        """Whether whitespace before and after a response stays. A template that refuses the probe is taken to keep it.
+        """Return whether whitespace before and after a response stays.
 
-        Where that is wrong, a response with such whitespace is not found, and its noise is refused.
+        A template that refuses the probe is taken to keep it. Where that is wrong, a response with such whitespace is
+        not found, and its noise is refused.
         """
         messages = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": f"\t{PROBE}\t"}]
         with suppress(UserError):
@@ -162,10 +163,10 @@ class Chat:
         ]
 
     def _hide(self, content: str) -> str:
-        return self._to_hide.sub(lambda found: f"{ESCAPE}{self._hidden.index(found.group())}\ue001", content)
+        return self._to_hide.sub(lambda match: f"{ESCAPE}{self._hidden.index(match.group())}\ue001", content)
 
     def _show(self, text: str) -> str:
-        return ESCAPED.sub(lambda found: self._hidden[int(found.group(1))], text)
+        return ESCAPED.sub(lambda match: self._hidden[int(match.group(1))], text)
 
 
 def _with_fixed_date(source: str) -> str:

@@ -1,4 +1,4 @@
-"""What a corpus is made of, as typed configuration (`data.corpus` in an experiment's YAML)."""
+"""Typed configuration of a corpus (`data.corpus` in an experiment's YAML)."""
 
 import json
 import string
@@ -41,7 +41,7 @@ def columns_of(template: str) -> list[str]:
 
 @dataclass
 class Source:
-    r"""One data set and how its rows become conversations.
+    r"""One data set and the mapping of its rows to examples.
 
     Exactly one mapping is given: `prompt` with `response`, or `messages`, or `conversations`, or `tree`.
 
@@ -72,8 +72,8 @@ class Source:
             text that `response` makes, before it is stripped. Nothing is trained on it; it shows what a score finds.
         source_column: Column that names each row's own source, as in a mixture's `dataset`; tables then count by it.
         unused_columns: Columns that are left out on purpose. `prepare` names the others that hold text and that no
-            mapping names; a filled column `history` or `system` beside prompt and response is otherwise refused.
-        size: Draw this many conversations, uniformly, by the corpus's seed and the source's name; null for all.
+            mapping names; a filled column `history` or `system` next to prompt and response is otherwise refused.
+        size: Draw this many examples, uniformly, by the corpus's seed and the source's name; null for all.
         name: The name in tables and manifests; by default its key in `sources`, or the split it is published as.
     """
 
@@ -128,19 +128,19 @@ class Source:
         by_template = self.prompt is not None or self.response is not None
         given = [key for key in ("messages", "conversations", "tree") if getattr(self, key) is not None]
         if len(given) + by_template != 1:
-            found = [*(["prompt/response"] if by_template else []), *given]
+            mappings = [*(["prompt/response"] if by_template else []), *given]
             raise UserError(
-                f"{where}: found {' and '.join(found) or 'no mapping'}, expected exactly one of prompt with response, "
-                "messages, conversations, tree."
+                f"{where}: found {' and '.join(mappings) or 'no mapping'}, expected exactly one of prompt with "
+                "response, messages, conversations, tree."
             )
         if by_template and (self.prompt is None or self.response is None):
             missing = "prompt" if self.prompt is None else "response"
             raise UserError(f"{where}: {missing} is missing; prompt and response go together.")
-        beside = [
+        template_only = [
             key for key in ("prompt_without_input", "system", "history", "noise") if getattr(self, key) is not None
         ]
-        if not by_template and beside:
-            raise UserError(f"{where}: {beside[0]} belongs to prompt and response only.")
+        if not by_template and template_only:
+            raise UserError(f"{where}: {template_only[0]} belongs to prompt and response only.")
         for key in ("prompt", "response", "prompt_without_input", "system"):
             template = getattr(self, key)
             if template is not None and not columns_of(template) and key in ("prompt", "response"):
@@ -164,14 +164,14 @@ class Source:
 
 @dataclass
 class CorpusConfig:
-    """What D_train, D_ref and D_val are drawn from, or where they are published.
+    """Sources that D_train, D_ref and D_val are drawn from, or their published splits.
 
     Args:
         sources: The pool: each source under the name that it has in tables and manifests, such as "Stanford Alpaca",
             in the order in which the first of several duplicates is kept.
-        num_train: Conversations in D_train.
-        num_reference: Conversations in D_ref, on which the reference model is fine-tuned.
-        num_validation: Conversations in D_val, whose nll `fit` and `validate` report.
+        num_train: Examples in D_train.
+        num_reference: Examples in D_ref, on which the reference model is fine-tuned.
+        num_validation: Examples in D_val, whose nll `fit` and `validate` report.
         seed: The corpus's seed: it decides every draw, and nothing else does.
         deduplicate_reference: False leaves duplicates in D_ref (the paper's Table 6); D_train and D_val stay the same.
         train: A published D_train, taken as it is instead of drawn.
@@ -210,7 +210,7 @@ class CorpusConfig:
         """Refuse a corpus that cannot be made.
 
         Raises:
-            UserError: What was found, what is expected.
+            UserError: With what was found and what is expected.
         """
         for split, least in (("train", 1), ("reference", 0), ("validation", 0)):
             number = getattr(self, f"num_{split}")

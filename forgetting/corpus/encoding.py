@@ -37,7 +37,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What the tokenizer puts before a text: BOS, or nothing. What it would put after it is left out.
+    """Ids that the tokenizer puts before a text: BOS, or nothing. Those that it would put after it are left out.
 
     Raises:
         UserError: It does more than put tokens before and after.
@@ -204,6 +204,6 @@ def _codes(offsets: Int64[np.ndarray, "tokens 2"], noise: list[tuple[int, int, i
     if not noise:
         return np.zeros(len(offsets), dtype=np.uint8)
     starts, ends, codes = np.array(noise, dtype=np.int64).T
-    first = np.searchsorted(ends, offsets[:, 0], side="right")  # the first that ends behind the token's beginning
+    first = np.searchsorted(ends, offsets[:, 0], side="right")  # the first that ends after the token begins
     overlaps = np.append(starts, np.iinfo(np.int64).max)[first] < offsets[:, 1]
     return np.where(overlaps, np.append(codes, 0)[first], 0).astype(np.uint8)

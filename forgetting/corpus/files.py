@@ -48,7 +48,7 @@ def format_of(path: Path) -> str | None:
 
 
 def is_local_data(path: str) -> bool:
-    """Whether a path means files here (they exist, or it looks like nothing else) and not a data set on the hub."""
+    """Return whether a path means local files (they exist, or it looks like nothing else), not a hub data set."""
     return is_local(path) or glob.has_magic(path) or format_of(Path(path)) is not None
 
 

@@ -1,4 +1,4 @@
-"""Data sets on the Hugging Face hub: which commit is read, and its rows."""
+"""Data sets on the Hugging Face hub: the commit that is read, and its rows."""
 
 import re
 
@@ -64,32 +64,32 @@ def load_hub(source: Source, commit: str | None) -> tuple[datasets.Dataset, str]
     try:
         loaded = datasets.load_dataset(path, source.config, split=source.split, revision=commit)
     except (DatasetsError, HfHubHTTPError, httpx.HTTPError, ValueError, OSError, RuntimeError) as error:
-        raise UserError(_explained(source, commit, error)) from None
+        raise UserError(_load_error(source, commit, error)) from None
     if not isinstance(loaded, datasets.Dataset):
         raise UserError(
             f"Source {source.name!r}: split {source.split!r} of {path} is not one table; name a single split."
         )
-    found = _commit_of(loaded)
-    if found is None:
+    cached = _commit_of(loaded)
+    if cached is None:
         raise UserError(f"Source {source.name!r}: which commit of {path} the local cache holds is not recorded there.")
-    if commit is not None and found != commit:
+    if commit is not None and cached != commit:
         raise UserError(
             f"Source {source.name!r}: commit {commit} of {path} cannot be fetched, and the local cache holds "
-            f"commit {found}. Run once with network access, or set revision: {found}."
+            f"commit {cached}. Run once with network access, or set revision: {cached}."
         )
     if loaded.num_rows == 0:
         raise UserError(f"Source {source.name!r}: split {source.split!r} of {path} has no rows.")
-    return loaded, found
+    return loaded, cached
 
 
 def _commit_of(loaded: datasets.Dataset) -> str | None:
     names = [str(name) for name in (loaded.info.download_checksums or {})]
     names += [str(file["filename"]) for file in loaded.cache_files]
-    found = {match for name in names for match in re.findall(r"(?<![0-9a-f])[0-9a-f]{40}(?![0-9a-f])", name)}
-    return found.pop() if len(found) == 1 else None
+    commits = {match for name in names for match in re.findall(r"(?<![0-9a-f])[0-9a-f]{40}(?![0-9a-f])", name)}
+    return commits.pop() if len(commits) == 1 else None
 
 
-def _explained(source: Source, commit: str | None, error: Exception) -> str:
+def _load_error(source: Source, commit: str | None, error: Exception) -> str:
     path, reason = _hub_id(source), " ".join(str(error).split())[:300]
     cause: BaseException | None = error
     while cause is not None:

@@ -1,4 +1,4 @@
-"""One row of a data set → the conversations in it, or the reason why it has none."""
+"""One row of a data set → the examples in it, or the reason why it has none."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -34,17 +34,17 @@ INSERTED = (str, int, float, Decimal, date, time)
 
 
 BESIDE_TEMPLATES = {"history": "history", "system": '"{system}"'}
-"""Columns that have a key of their own beside prompt and response, and what maps them."""
+"""Columns that have a key of their own next to prompt and response, and the mapping for each."""
 
 READ_FROM_TREES = ("message_id", "parent_id", "text", "role", "rank", "lang", "deleted", "review_result")
 
 
-class Unusable(Exception):
-    """A row without a usable conversation; its text is the reason under which the row is counted."""
+class DroppedRow(Exception):
+    """A row without a usable example; its text is the reason under which the row is counted."""
 
 
 @dataclass
-class Conversation:
+class Example:
     """Messages and where they come from: the row's number in its source, and the name it is counted under.
 
     `noise` is what the source says of the last message.
@@ -57,13 +57,13 @@ class Conversation:
 
 
 class Converter:
-    """Turns the rows of one source into conversations.
+    """Converter of one source's rows to examples.
 
     Args:
         source: The source, whose mapping is used.
         columns: The columns there are.
         where: The file or data set they are of.
-        dropped: Where rows without a conversation are counted, by source and reason.
+        dropped: Where rows without an example are counted, by source and reason.
         unmapped: Where rows are counted that hold text in a column that is neither named nor listed as unused.
 
     Raises:
@@ -104,8 +104,8 @@ class Converter:
             else self._from_tree
         )  # fmt: skip
 
-    def convert(self, row: Row, number: int) -> Iterator[Conversation]:
-        """The conversations of one row; a row without any is counted as dropped.
+    def convert(self, row: Row, number: int) -> Iterator[Example]:
+        """The examples of one row; a row without any is counted as dropped.
 
         Raises:
             UserError: A column with a key of its own is filled and not mapped, a template's column holds no text, or
@@ -116,16 +116,16 @@ class Converter:
         try:
             label = self._label(row)
             self._left_out = self.dropped[label]
-            found = [validated(messages) for messages in self._convert(row)]
-        except Unusable as reason:
+            examples = [validated(messages) for messages in self._convert(row)]
+        except DroppedRow as reason:
             self.dropped[label][str(reason)] += 1
             return
-        for messages in found:
+        for messages in examples:
             noise: tuple[NoiseSpan, ...] = ()
             if self.source.noise is not None:
                 where = f"Source {self.source.name!r}, row {number}"
                 noise = read_spans(row[self.source.noise], messages[-1]["content"], where)
-            yield Conversation(messages, label, number, noise)
+            yield Example(messages, label, number, noise)
 
     def _count_unmapped(self, row: Row) -> None:
         for column in self._others:
@@ -139,12 +139,12 @@ class Converter:
                     )
 
     def _label(self, row: Row) -> str:
-        """The name a row is counted under."""
+        """Name under which a row is counted."""
         name = None if self.source.source_column is None else row[self.source.source_column]
         if is_blank(name):
             return self.source.name
         if not isinstance(name, str | int | float) or not is_unicode(str(name)):
-            raise Unusable("malformed source name")
+            raise DroppedRow("malformed source name")
         return str(name)
 
     def _from_templates(self, row: Row) -> list[Messages]:
@@ -163,7 +163,7 @@ class Converter:
         if is_blank(pairs):
             return []
         if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-            raise Unusable("malformed history")
+            raise DroppedRow("malformed history")
         turns = [
             {"from": role, "value": text}
             for pair in pairs
@@ -178,7 +178,7 @@ class Converter:
             if column is not None:
                 value = row[column]
                 if value is None or value != value:  # NaN, as pandas writes a missing value to Parquet
-                    raise Unusable(f"null {part}")
+                    raise DroppedRow(f"null {part}")
                 if not isinstance(value, INSERTED):
                     raise UserError(
                         f"Source {self.source.name!r}: column {column!r} holds a {type(value).__name__}, and a "
@@ -187,7 +187,7 @@ class Converter:
                 pieces.append(str(value))
         columns = columns_of(getattr(self.source, key))
         if columns and all(is_blank(row[column]) for column in columns):
-            raise Unusable(f"empty {part}")
+            raise DroppedRow(f"empty {part}")
         return "".join(pieces)
 
     def _from_messages(self, row: Row) -> list[Messages]:
@@ -199,43 +199,43 @@ class Converter:
     def _from_tree(self, row: Row) -> list[Messages]:
         tree = row[self.source.tree or ""]
         if not isinstance(tree, dict):
-            raise Unusable("null tree" if tree is None else "malformed tree")
-        found = tree_conversations(tree, self.source.top_replies, self.source.languages, self._left_out)
-        if not found:
-            raise Unusable("tree without a conversation")
-        return found
+            raise DroppedRow("null tree" if tree is None else "malformed tree")
+        examples = tree_conversations(tree, self.source.top_replies, self.source.languages, self._left_out)
+        if not examples:
+            raise DroppedRow("tree without a conversation")
+        return examples
 
 
 def normalized(turns: Any, role_key: str, content_key: str) -> Messages:
     """A list of turns under any of the usual names → {role, content}.
 
     Raises:
-        Unusable: The list, one of its turns or a role cannot be read.
+        DroppedRow: The list, one of its turns or a role cannot be read.
     """
     if turns is None:
-        raise Unusable("null messages")
+        raise DroppedRow("null messages")
     if isinstance(turns, dict):  # a struct of lists, as older data sets store a list of structs
         columns = list(turns.values())
         if not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
-            raise Unusable("malformed messages")
+            raise DroppedRow("malformed messages")
         turns = [dict(zip(turns, values, strict=True)) for values in zip(*columns, strict=True)]
     if not isinstance(turns, list):
-        raise Unusable("malformed messages")
+        raise DroppedRow("malformed messages")
     messages: Messages = []
     for turn in turns:
         if not isinstance(turn, dict) or role_key not in turn or content_key not in turn:
-            raise Unusable("malformed messages")
+            raise DroppedRow("malformed messages")
         name = turn[role_key]
         role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
         if role is None:
-            raise Unusable("unknown role")
+            raise DroppedRow("unknown role")
         content = turn[content_key]
         if content is None:
-            raise Unusable(
+            raise DroppedRow(
                 "null response" if role == "assistant" else "null prompt" if role == "user" else "null system"
             )
         if not isinstance(content, str):
-            raise Unusable("malformed messages")
+            raise DroppedRow("malformed messages")
         messages.append({"role": role, "content": content})
     return messages
 
@@ -244,14 +244,14 @@ def validated(messages: Messages) -> Messages:
     """The messages without an empty system message.
 
     Raises:
-        Unusable: There is no assistant turn, a user or assistant turn is empty, or a text is not valid Unicode.
+        DroppedRow: There is no assistant turn, a user or assistant turn is empty, or a text is not valid Unicode.
     """
     kept = [message for message in messages if message["role"] != "system" or message["content"].strip()]
     for message in kept:
         if not message["content"].strip():
-            raise Unusable("empty response" if message["role"] == "assistant" else "empty prompt")
+            raise DroppedRow("empty response" if message["role"] == "assistant" else "empty prompt")
         if not is_unicode(message["content"]):
-            raise Unusable("invalid Unicode")
+            raise DroppedRow("invalid Unicode")
     if not any(message["role"] == "assistant" for message in kept):
-        raise Unusable("no assistant turn")
+        raise DroppedRow("no assistant turn")
     return kept

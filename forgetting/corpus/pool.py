@@ -1,4 +1,4 @@
-"""The pool of all conversations: exact duplicates, and uniform disjoint draws."""
+"""The pool of all examples: exact duplicates, and uniform disjoint draws."""
 
 import hashlib
 import json
@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from forgetting.corpus.configuration import CorpusConfig
-from forgetting.corpus.messages import Conversation, Messages
+from forgetting.corpus.messages import Example, Messages
 from forgetting.corpus.noise import NoiseSpan
 from forgetting.errors import UserError
 
 
 def content_key(messages: Messages) -> bytes:
-    """What decides whether conversations are the same: roles and contents, Unicode NFC, whitespace runs as one space.
+    """Key by which two examples are the same: roles and contents, Unicode NFC, whitespace runs as one space.
 
     Upper and lower case, punctuation and the division into messages count.
     """
@@ -29,21 +29,21 @@ def encoded(messages: Messages) -> str:
     return json.dumps(pairs, ensure_ascii=False, separators=(",", ":"))
 
 
-def lottery(seed: int, purpose: str, *tickets: bytes) -> bytes:
-    """The number a ticket draws: a keyed hash. Those with the lowest numbers win.
+def hash_order(seed: int, purpose: str, *parts: bytes) -> bytes:
+    """Key by which candidates are sorted for a draw, which takes the first: a keyed hash of what a candidate is.
 
     This makes a draw uniform and repeatable on every platform and with every version of every library, and independent
     of the order in which candidates are read.
     """
     hashed = hashlib.sha256(f"{purpose} {seed}\n".encode())
-    for ticket in tickets:
-        hashed.update(len(ticket).to_bytes(8, "big") + ticket)
+    for part in parts:
+        hashed.update(len(part).to_bytes(8, "big") + part)
     return hashed.digest()
 
 
 @dataclass
-class Conversations:
-    """Many conversations, column by column: canonical JSON, content key, source, row and known noise of each."""
+class Examples:
+    """Many examples, column by column: canonical JSON, content key, source, row and known noise of each."""
 
     texts: list[str] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
@@ -54,25 +54,25 @@ class Conversations:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def append(self, conversation: Conversation) -> None:
-        """Add one conversation."""
-        self.texts.append(encoded(conversation.messages))
-        self.keys.append(content_key(conversation.messages))
-        self.sources.append(conversation.source)
-        self.rows.append(conversation.row)
-        self.noise.append(conversation.noise)
+    def append(self, example: Example) -> None:
+        """Add one example."""
+        self.texts.append(encoded(example.messages))
+        self.keys.append(content_key(example.messages))
+        self.sources.append(example.source)
+        self.rows.append(example.row)
+        self.noise.append(example.noise)
 
-    def extend(self, others: "Conversations") -> None:
-        """Add all of `others`."""
-        self.texts += others.texts
-        self.keys += others.keys
-        self.sources += others.sources
-        self.rows += others.rows
-        self.noise += others.noise
+    def extend(self, more: "Examples") -> None:
+        """Add all of `more`."""
+        self.texts += more.texts
+        self.keys += more.keys
+        self.sources += more.sources
+        self.rows += more.rows
+        self.noise += more.noise
 
-    def take(self, indices: list[int]) -> "Conversations":
-        """The conversations at `indices`, in that order."""
-        return Conversations(
+    def take(self, indices: list[int]) -> "Examples":
+        """The examples at `indices`, in that order."""
+        return Examples(
             [self.texts[i] for i in indices],
             [self.keys[i] for i in indices],
             [self.sources[i] for i in indices],
@@ -80,19 +80,19 @@ class Conversations:
             [self.noise[i] for i in indices],
         )
 
-    def sampled(self, size: int, seed: int, name: str) -> "Conversations":
-        """A uniform draw of `size` conversations, in their present order.
+    def sampled(self, size: int, seed: int, name: str) -> "Examples":
+        """A uniform draw of `size` examples, in their present order.
 
         Raises:
             UserError: There are fewer.
         """
         if len(self) < size:
             raise UserError(
-                f"Source {name!r}: size is {size:,}, but it has {len(self):,} usable conversations. "
+                f"Source {name!r}: size is {size:,}, but it has {len(self):,} usable examples. "
                 "Lower size, or set it to null for all."
             )
-        numbers = [lottery(seed, "size", name.encode(), str(i).encode()) for i in range(len(self))]
-        return self.take(sorted(sorted(range(len(self)), key=numbers.__getitem__)[:size]))
+        order = [hash_order(seed, "size", name.encode(), str(i).encode()) for i in range(len(self))]
+        return self.take(sorted(sorted(range(len(self)), key=order.__getitem__)[:size]))
 
     def content_hash(self) -> str:
         """SHA-256 of all messages in order; where they come from and what is known of them does not enter."""
@@ -106,20 +106,20 @@ class Conversations:
 class Draw:
     """The splits drawn from a pool, and how many duplicates each source had."""
 
-    splits: dict[str, Conversations]
+    splits: dict[str, Examples]
     duplicates: Counter[str]
     num_unique: int
 
 
-def draw(pool: Conversations, config: CorpusConfig, published: dict[str, Conversations]) -> Draw:
+def draw(pool: Examples, config: CorpusConfig, published: dict[str, Examples]) -> Draw:
     """Draw the splits that are not published, disjoint by content from each other and from those that are.
 
-    Of equal conversations the pool keeps the first. The kept ones are put in one random order, by seed: D_train is its
+    Of equal examples the pool keeps the first. The kept ones are put in one random order, by seed: D_train is its
     beginning, then D_ref, then D_val. With `deduplicate_reference: false` D_ref is drawn instead from all rows of the
     pool whose content is neither in D_train nor in D_val: these two therefore stay exactly the same.
 
     Raises:
-        UserError: The pool has too few conversations.
+        UserError: The pool has too few examples.
     """
     taken = {key for split in published.values() for key in split.keys}
     first: dict[bytes, int] = {}
@@ -129,7 +129,9 @@ def draw(pool: Conversations, config: CorpusConfig, published: dict[str, Convers
             duplicates[pool.sources[index]] += 1
         else:
             first[key] = index
-    candidates = sorted((key for key in first if key not in taken), key=lambda key: lottery(config.seed, "draw", key))
+    candidates = sorted(
+        (key for key in first if key not in taken), key=lambda key: hash_order(config.seed, "draw", key)
+    )
     sizes = config.drawn()
     if sum(sizes.values()) > len(candidates):
         wanted = " + ".join(f"{number:,} {split}" for split, number in sizes.items())
@@ -137,7 +139,7 @@ def draw(pool: Conversations, config: CorpusConfig, published: dict[str, Convers
             f", {len(first) - len(candidates):,} of them in published splits" if len(first) > len(candidates) else ""
         )
         raise UserError(
-            f"The pool has {len(candidates):,} distinct conversations to draw from ({len(pool):,} rows, "
+            f"The pool has {len(candidates):,} distinct examples to draw from ({len(pool):,} rows, "
             f"{sum(duplicates.values()):,} duplicates{without}), but {wanted} = {sum(sizes.values()):,} are wanted. "
             "Lower data.corpus.num_train, num_reference or num_validation, or add sources."
         )
@@ -152,15 +154,15 @@ def draw(pool: Conversations, config: CorpusConfig, published: dict[str, Convers
     return Draw({split: pool.take(indices) for split, indices in chosen.items()}, duplicates, len(first))
 
 
-def _with_duplicates(pool: Conversations, config: CorpusConfig, excluded: set[bytes]) -> list[int]:
+def _with_duplicates(pool: Examples, config: CorpusConfig, excluded: set[bytes]) -> list[int]:
     occurrences: Counter[bytes] = Counter()
-    numbers: list[tuple[bytes, int]] = []
+    order: list[tuple[bytes, int]] = []
     for index, key in enumerate(pool.keys):
         if key not in excluded:
             occurrences[key] += 1
-            number = lottery(config.seed, "draw with duplicates", key, str(occurrences[key]).encode())
-            numbers.append((number, index))
-    return [index for _, index in sorted(numbers)[: config.num_reference]]
+            position = hash_order(config.seed, "draw with duplicates", key, str(occurrences[key]).encode())
+            order.append((position, index))
+    return [index for _, index in sorted(order)[: config.num_reference]]
 
 
 def shares(sources: list[str]) -> dict[str, dict[str, float | int]]:

@@ -14,7 +14,7 @@ from forgetting.artifacts import complete_folder, hash_content, inside
 from forgetting.corpus.configuration import SPLITS, CorpusConfig
 from forgetting.corpus.manifest import describe_files, folder_name, read_manifest, write_manifest
 from forgetting.corpus.noise import kinds_of
-from forgetting.corpus.pool import Conversations, Draw, draw, shares
+from forgetting.corpus.pool import Draw, Examples, draw, shares
 from forgetting.corpus.sources import LoadedSource, ResolvedSource, SourceCache, read_source, resolve_source
 from forgetting.errors import UserError
 
@@ -99,22 +99,22 @@ def _make(
 ) -> None:
     reads = [read_source(source, config.seed) for source in pool]
     named = {split: read_source(source, config.seed) for split, source in published.items()}
-    rows = Conversations()
+    rows = Examples()
     for read in reads:
-        rows.extend(read.conversations)
-    drawn = draw(rows, config, {split: read.conversations for split, read in named.items()})
-    splits = {split: drawn.splits[split] if split in drawn.splits else named[split].conversations for split in SPLITS}
+        rows.extend(read.examples)
+    drawn = draw(rows, config, {split: read.examples for split, read in named.items()})
+    splits = {split: drawn.splits[split] if split in drawn.splits else named[split].examples for split in SPLITS}
     knows_noise = any(source.noise is not None for source in config.all_sources())
-    kinds = kinds_of([spans for conversations in splits.values() for spans in conversations.noise])
+    kinds = kinds_of([spans for examples in splits.values() for spans in examples.noise])
     described: dict[str, Any] = {}
-    for split, conversations in splits.items():
+    for split, examples in splits.items():
         file = folder / split / "data.arrow"
-        write_split(file, conversations)
+        write_split(file, examples)
         described[split] = {
-            "samples": len(conversations),
+            "samples": len(examples),
             "from": "published" if split in named else "drawn",
-            "sources": shares(conversations.sources),
-            "content_hash": conversations.content_hash(),
+            "sources": shares(examples.sources),
+            "content_hash": examples.content_hash(),
             "files": describe_files(file.parent, ["data.arrow"]),
         }
     manifest = {
@@ -127,7 +127,7 @@ def _make(
         "splits": described,
         "pool": {
             "rows": sum(read.num_rows for read in reads),
-            "conversations": len(rows),
+            "examples": len(rows),
             "duplicates": sum(drawn.duplicates.values()),
             "distinct": drawn.num_unique,
             "sources": _pool_counts(reads, drawn),
@@ -141,19 +141,19 @@ def _make(
         "config": asdict(config),
     }
     for pair, number in manifest["overlap"].items():
-        logger.warning("%s share %d conversations: the published splits are not disjoint.", pair, number)
+        logger.warning("%s share %d examples: the published splits are not disjoint.", pair, number)
     write_manifest(folder, manifest)
 
 
 def _pool_counts(reads: list[LoadedSource], drawn: Draw) -> dict[str, Any]:
-    usable = Counter(name for read in reads for name in read.conversations.sources)
+    usable = Counter(name for read in reads for name in read.examples.sources)
     dropped: dict[str, Counter[str]] = {}
     for read in reads:
         for name, reasons in read.dropped.items():
             dropped.setdefault(name, Counter()).update(reasons)
     return {
         name: {
-            "conversations": usable[name],
+            "examples": usable[name],
             "duplicates": drawn.duplicates[name],
             "dropped": dict(sorted(dropped.get(name, Counter()).items())),
         }
@@ -169,20 +169,20 @@ def _flat(dropped: dict[str, Counter[str]]) -> dict[str, int]:
     return dict(sorted(sum(dropped.values(), Counter()).items()))
 
 
-def _overlap(splits: dict[str, Conversations]) -> dict[str, int]:
-    keys = {split: set(conversations.keys) for split, conversations in splits.items()}
+def _overlap(splits: dict[str, Examples]) -> dict[str, int]:
+    keys = {split: set(examples.keys) for split, examples in splits.items()}
     pairs = [("train", "reference"), ("train", "validation"), ("reference", "validation")]
     return {f"{a} and {b}": len(keys[a] & keys[b]) for a, b in pairs if keys[a] & keys[b]}
 
 
-def write_split(file: Path, conversations: Conversations) -> None:
-    """Write conversations as an Arrow stream, the format that `datasets` maps into memory."""
+def write_split(file: Path, examples: Examples) -> None:
+    """Write examples as an Arrow stream, the format that `datasets` maps into memory."""
     file.parent.mkdir(parents=True)
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
-        for start in range(0, len(conversations), BATCH):
+        for start in range(0, len(examples), BATCH):
             part = slice(start, start + BATCH)
-            messages = [json.loads(text) for text in conversations.texts[part]]
-            noise = [[span._asdict() for span in spans] for spans in conversations.noise[part]]
-            columns = [messages, conversations.sources[part], conversations.rows[part], noise]
+            messages = [json.loads(text) for text in examples.texts[part]]
+            noise = [[span._asdict() for span in spans] for spans in examples.noise[part]]
+            columns = [messages, examples.sources[part], examples.rows[part], noise]
             arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]
             writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))

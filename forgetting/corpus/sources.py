@@ -1,4 +1,4 @@
-"""Sources → conversations, with a record of what was really read and of what was dropped."""
+"""Sources → examples, with a record of what was really read and of what was dropped."""
 
 import json
 from collections import Counter, defaultdict
@@ -15,7 +15,7 @@ from forgetting.corpus.configuration import Source
 from forgetting.corpus.files import format_of, local_files, read_rows
 from forgetting.corpus.hub import COMMIT, load_hub, resolved_commit
 from forgetting.corpus.messages import Converter
-from forgetting.corpus.pool import Conversations
+from forgetting.corpus.pool import Examples
 from forgetting.corpus.trees import trees_of
 from forgetting.errors import UserError
 
@@ -33,7 +33,7 @@ class ResolvedSource:
     loaded: datasets.Dataset | None = None
 
     def identity(self) -> dict[str, Any]:
-        """What the content depends on: the mapping, and the bytes or the commit. Not where the files lie."""
+        """Everything that the content depends on: the mapping, and the bytes or the commit. Not where the files lie."""
         mapping = {key: value for key, value in asdict(self.source).items() if key not in NOT_IDENTITY}
         if self.files is None:
             hub = {"path": self.source.path, "config": self.source.config, "split": self.source.split}
@@ -42,7 +42,7 @@ class ResolvedSource:
         return {**mapping, "files": [[form, sha256] for form, sha256 in zip(formats, self.hashes, strict=True)]}
 
     def record(self) -> dict[str, Any]:
-        """What is read, for the manifest."""
+        """Record of the files or the commit, for the manifest."""
         if self.files is None:
             return {
                 "hub": self.source.path,
@@ -114,24 +114,24 @@ def resolve_source(source: Source, cache: SourceCache) -> ResolvedSource:
 
 @dataclass
 class LoadedSource:
-    """The conversations of a source, and the counts of its rows: all, dropped, with text in an unmapped column."""
+    """Examples of a source, and the counts of its rows: all, dropped, with text in an unmapped column."""
 
-    conversations: Conversations
+    examples: Examples
     num_rows: int
     dropped: dict[str, Counter[str]]
     unmapped: Counter[str]
 
 
 def read_source(resolved: ResolvedSource, seed: int) -> LoadedSource:
-    """All usable conversations of a source, `size` of them where it is given.
+    """Read all usable examples of a source, `size` of them where it is given.
 
     Raises:
-        UserError: A column or a file is wrong, or no row has a usable conversation.
+        UserError: A column or a file is wrong, or no row has a usable example.
     """
     source = resolved.source
     dropped: dict[str, Counter[str]] = defaultdict(Counter)
     unmapped: Counter[str] = Counter()
-    conversations, num_rows = Conversations(), 0
+    examples, num_rows = Examples(), 0
     for where, columns, rows in _tables(resolved):
         converter = Converter(source, columns, where, dropped, unmapped)
         start = num_rows
@@ -148,21 +148,21 @@ def read_source(resolved: ResolvedSource, seed: int) -> LoadedSource:
             else enumerate(counted())
         )
         for number, row in numbered:
-            for conversation in converter.convert(row, start + number):
-                conversations.append(conversation)
+            for example in converter.convert(row, start + number):
+                examples.append(example)
     for file, sha256 in zip(resolved.files or [], resolved.hashes, strict=True):
         if hash_file(file) != sha256:
             raise UserError(f"Source {source.name!r}: {file} changed while it was read. Run the command again.")
-    if not conversations:
+    if not examples:
         reasons = sum(dropped.values(), Counter())
         why = ", ".join(f"{reason} ({number:,})" for reason, number in reasons.most_common()) or "there are no rows"
         raise UserError(
-            f"Source {source.name!r}: none of its {num_rows:,} rows has a usable conversation: {why}. "
+            f"Source {source.name!r}: none of its {num_rows:,} rows has a usable example: {why}. "
             "Check the mapping and the files."
         )
     if source.size is not None:
-        conversations = conversations.sampled(source.size, seed, source.name)
-    return LoadedSource(conversations, num_rows, dropped, unmapped)
+        examples = examples.sampled(source.size, seed, source.name)
+    return LoadedSource(examples, num_rows, dropped, unmapped)
 
 
 def _tables(resolved: ResolvedSource) -> Iterator[tuple[str, list[str], Iterator[dict[str, Any]]]]:

@@ -20,7 +20,7 @@ TEMPLATES = ("tulu", "chat", "plain")
 
 @runtime_checkable
 class Template(Protocol):
-    """How messages become text."""
+    """Writer of messages as text."""
 
     identity: dict[str, Any]
     adds_bos: bool
@@ -30,7 +30,7 @@ class Template(Protocol):
         ...
 
     def has_forged_header(self, messages: Messages) -> bool:
-        """Whether a message holds a header that this template writes as ordinary text."""
+        """Return whether a message holds a header that this template writes as ordinary text."""
         ...
 
 
@@ -96,7 +96,7 @@ class Tulu:
         return segments if messages[-1]["role"] == "assistant" else [*segments, Segment(last.text.rstrip(), False)]
 
     def has_forged_header(self, messages: Messages) -> bool:
-        """Whether a message holds `<|system|>`, `<|user|>` or `<|assistant|>` at the end of a line."""
+        """Return whether a message holds `<|system|>`, `<|user|>` or `<|assistant|>` at the end of a line."""
         for message in messages:
             content = message["content"].strip() + ("" if message["role"] == "assistant" else "\n")
             if any(f"<|{role}|>\n" in content for role in ("system", "user", "assistant")):
@@ -146,7 +146,7 @@ class Plain:
         return segments
 
     def has_forged_header(self, messages: Messages) -> bool:
-        """Never: there are no headers."""
+        """Return False: there are no headers."""
         return False
 
 

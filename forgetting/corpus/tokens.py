@@ -1,4 +1,4 @@
-"""Tokenised splits, mapped into memory: made once for a tokenizer, template and length, then opened."""
+"""Tokenized splits, mapped into memory: made once for a tokenizer, template and length, then opened."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -68,7 +68,7 @@ class TokenizedSplit:
         return self._input_ids[self._offsets[i] : self._offsets[i + 1]]
 
     def response_mask(self, i: int) -> Bool[np.ndarray, "time"]:
-        """Which tokens of example `i` are targets; position 0 never is."""
+        """Mask of the tokens of example `i` that are targets; position 0 never is."""
         return self._response_mask[self._offsets[i] : self._offsets[i + 1]]
 
 
@@ -105,7 +105,7 @@ class TokenizedCorpus:
 def tokenize_corpus(
     corpus: Corpus, tokenizer: PreTrainedTokenizerBase, template: str | Template, max_length: int
 ) -> TokenizedCorpus:
-    """Tokenise all splits, or open the tokens that are already there.
+    """Tokenize all splits, or open the tokens that are already there.
 
     Args:
         corpus: The corpus; the tokens are put into its folder.

@@ -32,7 +32,7 @@ def tree_conversations(
     Returns:
         Conversations in depth-first order.
     """
-    found: list[list[dict[str, str]]] = []
+    conversations: list[list[dict[str, str]]] = []
     stack: list[tuple[Message, list[dict[str, str]]]] = [(root, [])] if _is_kept(root, languages, left_out) else []
     while stack:  # no recursion: a thread may be deeper than Python's stack
         message, before = stack.pop()
@@ -43,12 +43,12 @@ def tree_conversations(
             # A prompter's reply that leads to no further answer adds nothing to what ends here.
             replies = [reply for reply in replies if _has_answer(reply, languages)]
             if not replies:
-                found.append(path)
+                conversations.append(path)
         else:
             replies = [reply for reply in replies if reply.get("role") == "assistant"]
             replies = sorted(replies, key=_rank)[:top_replies]
         stack += [(reply, path) for reply in reversed(replies)]
-    return found
+    return conversations
 
 
 def trees_of(rows: Iterable[Message], column: str, left_out: Counter[str]) -> Iterator[tuple[int, dict[str, Message]]]:

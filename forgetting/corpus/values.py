@@ -1,15 +1,15 @@
-"""Single values of a row: which are nothing, and which are text that can be written."""
+"""Single values of a row: blank ones, and text that can be written."""
 
 from typing import Any
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a column's value is null or nothing but whitespace."""
+    """Return whether a column's value is null or nothing but whitespace."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text is valid Unicode: JSON can hold half of a surrogate pair, which no file can."""
+    """Return whether a text is valid Unicode: JSON can hold half of a surrogate pair, which no file can."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -18,7 +18,7 @@ def is_unicode(text: str) -> bool:
 
 
 def holds_text(value: Any) -> bool:
-    """Whether there is text in a value, or anywhere in a list or an object."""
+    """Return whether there is text in a value, or anywhere in a list or an object."""
     stack = [value]
     while stack:
         inner = stack.pop()

@@ -72,11 +72,11 @@ def compare_command(arguments: list[str]) -> None:
     table = Table("", "A", "B", "A − B", f"{100 * options.confidence:g}% interval", "bootstrap", "seeds' means",
                   "documents", "pairs")  # fmt: skip
     for section in (tasks, columns):
-        for one in section:
-            ends = ((one.low, one.high), one.bootstrap, one.over_seeds)
+        for row in section:
+            ends = ((row.low, row.high), row.bootstrap, row.over_seeds)
             intervals = ("—" if pair is None else f"{pair[0]:+.2f} … {pair[1]:+.2f}" for pair in ends)
-            numbers = (f"{one.a:.2f}", f"{one.b:.2f}", f"{one.difference:+.2f}", *intervals)
-            table.add_row(one.name, *numbers, str(one.documents), str(one.seeds))
+            numbers = (f"{row.a:.2f}", f"{row.b:.2f}", f"{row.difference:+.2f}", *intervals)
+            table.add_row(row.name, *numbers, str(row.documents), str(row.seeds))
         table.add_section()
     console = Console()
     console.print(f"A: {a}\nB: {b}\n{tasks[0].seeds} pair(s) of runs. The interval spans that of a bootstrap over "
@@ -86,7 +86,7 @@ def compare_command(arguments: list[str]) -> None:
     if options.output:
         content = {"a": str(a), "b": str(b), "suite": options.suite, "protocol": options.protocol}
         content |= {"confidence": options.confidence, "pairs": tasks[0].seeds}
-        content |= {"tasks": [asdict(one) for one in tasks], "columns": [asdict(one) for one in columns]}
+        content |= {"tasks": [asdict(row) for row in tasks], "columns": [asdict(row) for row in columns]}
         write_json(Path(options.output), content)
 
 
@@ -127,7 +127,7 @@ def _evaluate_parser() -> ArgumentParser:
     )
     add("--include-path", type=str, nargs="+", default=None, help="folders with further task files")
     add("--data-files", type=str | None, default=None, help="YAML file: task → split → local file(s)")
-    add("--shots", type=int | None, default=None, help="demonstrations (only without a suite)")
+    add("--shots", type=int | None, default=None, help="few-shot examples (only without a suite)")
     add(
         "--documents",
         type=int | None,
@@ -149,9 +149,9 @@ def _evaluate_parser() -> ArgumentParser:
         help="of the weights (default: suite's, run's, model's)",
     )
     add("--revision", type=str | None, default=None, help="of a hub model")
-    add("--seed", type=int | None, default=None, help="of sampling and of the choice of demonstrations")
+    add("--seed", type=int | None, default=None, help="of sampling and of the choice of few-shot examples")
     add("--merge", action="store_true", help="add the adapter into the weights first")
-    add("--samples", action="store_true", help="keep documents and prompts beside scores and answers")
+    add("--samples", action="store_true", help="keep documents and prompts next to scores and answers")
     add("--fresh", action="store_true", help="run tasks again that are finished")
     add("--quiet", action="store_true", help="no progress bars")
     add("--wandb", type=str | None, default=None, help="project for a table in Weights & Biases (default: the run's)")
@@ -170,7 +170,9 @@ def _suite(options: Namespace) -> Suite:
     if options.suite or not names:
         suite = load_suite(options.suite or "main", options.protocol)
         if options.shots is not None:
-            raise UserError("--shots is only for --tasks without --suite; a suite says itself how many demonstrations.")
+            raise UserError(
+                "--shots is only for --tasks without --suite; a suite says itself how many few-shot examples."
+            )
         if names:
             suite.only(names)
     else:

@@ -24,14 +24,14 @@ class Draws(NamedTuple):
 
 
 def seed_all(seed: int) -> None:
-    """As the harness's `--seed`, that of demonstrations apart."""
+    """Seed all generators as the harness's `--seed` does, that of few-shot examples apart."""
     random.seed(seed)
     np.random.seed(seed)
     set_torch_seed(seed)
 
 
 def draws() -> Draws:
-    """Where the generators stand."""
+    """Return the states of all global generators."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return Draws(random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda)
 

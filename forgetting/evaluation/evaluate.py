@@ -40,7 +40,7 @@ def evaluate(
         revision: Of a hub model.
         device: None is the accelerator if there is one.
         merge: Add the adapter into the weights first.
-        whole_samples: Keep documents and prompts beside scores and answers.
+        whole_samples: Keep documents and prompts next to scores and answers.
         fresh: Run finished tasks again.
         quiet: Hide the harness's progress bars.
         wandb: Settings of Weights & Biases; None takes those of the run, if it has any.
@@ -71,9 +71,9 @@ def evaluate(
         prepared = prepare_tasks(suite, model_arguments)
     path = results_path(output or target.folder, suite)
     refuse_another_suite(path, suite)
-    used = {one.name: settings(suite, one, description, model_arguments, device) for one in prepared}
-    identities = {one.name: task_identity(one, description, suite, used[one.name]) for one in prepared}
-    files = {task: task_path(path.parent, task, identity) for task, identity in identities.items()}
+    used = {task.name: settings(suite, task, description, model_arguments, device) for task in prepared}
+    identities = {task.name: task_identity(task, description, suite, used[task.name]) for task in prepared}
+    files = {name: task_path(path.parent, name, identity) for name, identity in identities.items()}
     # Looked up before anything is run: processes that share the work must not disagree on what is left.
     kept = {} if fresh else {n: finished_task(file, identities[n], whole_samples) for n, file in files.items()}
 
@@ -81,34 +81,34 @@ def evaluate(
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0  # of the processes that share the work, the one that writes
     tasks: dict[str, Any] = {}
     failures: dict[str, str] = {}
-    for number, one in enumerate(prepared, start=1):
-        label = f"[{number}/{len(prepared)}] {one.name}"
-        if known := kept.get(one.name):
-            tasks[one.name] = known | {"metric": one.metric}  # another suite may have finished it for another column
+    for number, task in enumerate(prepared, start=1):
+        label = f"[{number}/{len(prepared)}] {task.name}"
+        if known := kept.get(task.name):
+            tasks[task.name] = known | {"metric": task.metric}  # another suite may have finished it for another column
             if first:
-                print(f"{label}: {_summary(one, known)} (kept)", flush=True)
+                print(f"{label}: {_summary(task, known)} (kept)", flush=True)
             continue
         if model is None or loaded is None:
             with silence(quiet):
                 model, loaded = load_model(model_arguments, suite, device, merge)
         try:
-            outcome = run_task(model, loaded, one, suite, used[one.name], quiet)
+            outcome = run_task(model, loaded, task, suite, used[task.name], quiet)
         except Exception as error:
             if model.world_size > 1:  # the other processes wait for this one: stop them all
                 raise
-            outcome = _failure(one, error), []
-        one.task._instances = None
+            outcome = _failure(task, error), []
+        task.task._instances = None
         if outcome is None or not first:
             continue
         entry, records = outcome
-        entry = tasks[one.name] = entry | {"identity": identities[one.name]}
-        print(f"{label}: {_summary(one, entry)}", flush=True)
+        entry = tasks[task.name] = entry | {"identity": identities[task.name]}
+        print(f"{label}: {_summary(task, entry)}", flush=True)
         if entry["status"] == "ok":
-            write_task(files[one.name], entry, records, whole_samples)
+            write_task(files[task.name], entry, records, whole_samples)
         else:
-            failures[one.name] = entry["error"]
-            earlier = finished_task(files[one.name], identities[one.name], whole=False)
-            tasks[one.name] = earlier | {"metric": one.metric} if earlier else entry
+            failures[task.name] = entry["error"]
+            earlier = finished_task(files[task.name], identities[task.name], whole=False)
+            tasks[task.name] = earlier | {"metric": task.metric} if earlier else entry
     if not first:
         return {}
     if model is not None:
@@ -131,7 +131,7 @@ def evaluate(
 
 
 def _refuse_to_lose(path: Path, before: dict[str, Any] | None, tasks: dict[str, Any], failures: dict[str, str]) -> None:
-    """A task that failed does not replace one that had been finished."""
+    """Refuse to replace a finished task by one that failed."""
     lost = [
         name
         for name in failures
@@ -147,13 +147,13 @@ def _refuse_to_lose(path: Path, before: dict[str, Any] | None, tasks: dict[str, 
 
 def _failed(failures: dict[str, str], tasks: dict[str, Any]) -> str:
     name, error = next(iter(failures.items()))
-    kept = [one for one in failures if tasks[one]["status"] == "ok"]
+    kept = [task for task in failures if tasks[task]["status"] == "ok"]
     note = f"; what an earlier launch finished of {', '.join(kept)} stands" if kept else ""
     return f"{len(failures)} of {len(tasks)} tasks failed: {', '.join(failures)} ({name}: {error}){note}"
 
 
 def _failure(prepared: PreparedTask, error: Exception) -> dict[str, Any]:
-    """A failed task has no metrics: it is not a 0."""
+    """Entry of a failed task, which has no metrics: it is not a 0."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return {
@@ -168,5 +168,5 @@ def _summary(prepared: PreparedTask, entry: dict[str, Any]) -> str:
     value, error = entry["metrics"][prepared.metric], entry["metrics"].get(f"{prepared.metric}_stderr")
     number = "no value" if value is None else f"{100 * value:.2f}" + (f" ± {100 * error:.2f}" if error else "")
     documents = entry["documents"]
-    share = "" if documents == entry["documents_total"] else f" of {entry['documents_total']}"
-    return f"{prepared.metric} {number}, {documents}{share} documents, {entry['seconds']:.1f} s"
+    of_all = "" if documents == entry["documents_total"] else f" of {entry['documents_total']}"
+    return f"{prepared.metric} {number}, {documents}{of_all} documents, {entry['seconds']:.1f} s"

@@ -20,7 +20,7 @@ def write_task(path: Path, entry: dict[str, Any], records: list[dict[str, Any]],
         records: Score, target and answer of each document, with the document and the prompt.
         whole: Keep document and prompt, too.
     """
-    kept = records if whole else [{k: v for k, v in one.items() if k not in ("doc", "prompt")} for one in records]
+    kept = records if whole else [{k: v for k, v in record.items() if k not in ("doc", "prompt")} for record in records]
     lines = "".join(json.dumps(record, ensure_ascii=False, default=_plain) + "\n" for record in kept)
     head = {"entry": entry, "sha256": _hash(entry, lines)}
     with complete_or_absent(path) as temporary:

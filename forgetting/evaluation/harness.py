@@ -46,7 +46,7 @@ class FourBitModel(HFLM):
 
 
 def _refuse_not_finite(model: Any) -> None:
-    """A model with a weight that is no number still gives a choice to every question, and so a score."""
+    """Refuse weights that are no numbers: such a model still gives a choice to every question, and so a score."""
     broken = [name for name, weight in model._model.named_parameters() if not torch.isfinite(weight).all()]
     if broken:
         raise UserError(
@@ -65,7 +65,7 @@ def load_model(model_arguments: dict[str, Any], suite: Suite, device: str, merge
         merge: Add the adapter into the weights.
 
     Returns:
-        The model, and where the random generators stand after it was loaded.
+        The model, and the states of the random generators after it was loaded.
 
     Raises:
         UserError: It cannot be loaded.
@@ -222,5 +222,5 @@ def silence(quiet: bool):
 
 
 def bars_wanted() -> bool:
-    """Whether there is someone to look at progress bars."""
+    """Return whether a terminal shows progress bars."""
     return sys.stderr.isatty()

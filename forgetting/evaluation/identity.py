@@ -1,9 +1,9 @@
-"""What a task's numbers depend on: by a hash of it a finished task is known again.
+"""Identity of a task: a hash of everything that its numbers depend on, by which a finished task is recognized.
 
 The rule. A number depends on the model (weights of base and adapter, tokenizer, chat template, generation settings, how
 they are loaded: dtype, 4 bits, merged), on the task (its configuration, the sources of its functions and classes, the
-documents that are evaluated and those that demonstrations are drawn from, how many are used), on the draws (seed), and
-on the arithmetic (batch size, kind of device, versions of the libraries). All of these are part of a task's identity.
+documents that are evaluated and those that few-shot examples are drawn from, how many are used), on the draws (seed),
+and on the arithmetic (batch size, kind of device, versions of the libraries). All of these are part of its identity.
 
 It does not depend on where files lie, on which card of its kind computes or on how many processes share the documents,
 nor on bars and samples. These leave only differences of rounding, or none; the card is noted with each task.
@@ -78,7 +78,7 @@ def task_configuration(prepared: PreparedTask) -> dict[str, Any]:
 
 
 def task_sources(task: ConfigurableTask) -> dict[str, Any]:
-    """The code behind the names in a configuration: the task's class, its metrics, its filters, its demonstrations."""
+    """Sources of the code that a configuration names: the task's class, metrics, filters and few-shot sampler."""
     filters = [step for pipeline in task._filters for step in pipeline.filters]
     return {
         "class": _by_content(type(task)),
@@ -96,9 +96,9 @@ def _class(value: Any) -> Any:
 
 def _by_content(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _by_content(one) for key, one in value.items()}
+        return {str(key): _by_content(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_by_content(one) for one in value]
+        return [_by_content(item) for item in value]
     if callable(value):
         made_by = _class(value)
         return [getattr(made_by, "__qualname__", str(made_by)), _sources(made_by)]
@@ -119,4 +119,4 @@ def _sources(made_by: Any) -> Any:
     path = Path(file).resolve()
     if any(path.is_relative_to(package) for package in PACKAGES):
         return hash_file(path)
-    return [[one.name, hash_file(one)] for one in sorted(path.parent.glob("*.py"))]
+    return [[file.name, hash_file(file)] for file in sorted(path.parent.glob("*.py"))]

@@ -1,4 +1,4 @@
-"""How files of an evaluation are called, and the folder of a model that is no run."""
+"""Names of an evaluation's files, and the folder of a model that is no run."""
 
 import hashlib
 import re
@@ -45,7 +45,7 @@ def refuse_name(suite: str, origin: str) -> None:
 
 
 def name_of_tasks(tasks: Sequence[str], shots: int | None) -> str:
-    """What the suite of `--tasks` without `--suite` is called: by its tasks, and by a hash where they do not fit."""
+    """Name the suite of `--tasks` without `--suite`: by its tasks, or by a hash where they do not fit."""
     name = f"tasks={'+'.join(tasks)}" + ("" if shots is None else f",shots={shots}")
     if re.fullmatch(r"[\w=+,-]+", name) and len(name) <= LONGEST:
         return name
@@ -53,7 +53,7 @@ def name_of_tasks(tasks: Sequence[str], shots: int | None) -> str:
 
 
 def task_path(folder: Path, task: str, identity: str) -> Path:
-    """Where a finished task is kept, next to the results in `folder`: `samples/<task>/<its identity>.jsonl`.
+    """Path of a finished task, next to the results in `folder`: `samples/<task>/<its identity>.jsonl`.
 
     Raises:
         UserError: The task's name would lead out of the folder.
@@ -62,7 +62,7 @@ def task_path(folder: Path, task: str, identity: str) -> Path:
 
 
 def base_folder(target: str) -> Path:
-    """Where the results of a model that is no run are kept, below the root of all runs: `base/<name>`.
+    """Folder of the results of a model that is no run, below the root of all runs: `base/<name>`.
 
     A model on the hub is `org--model`. A folder is `folder=` with the path from the current folder, or the absolute
     one where it lies elsewhere: `/` becomes `--`, and a part that would be ambiguous is escaped. Two models have

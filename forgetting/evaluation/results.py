@@ -1,4 +1,4 @@
-"""The results file of a suite: its columns from the tasks, and what an earlier one holds."""
+"""The results file of a suite: its columns from the tasks, and the content of an earlier one."""
 
 import math
 from pathlib import Path
@@ -17,7 +17,7 @@ FORMAT = 1
 
 
 def results_path(folder: Path, suite: "Suite") -> Path:
-    """Where the results of a suite are; those of a trial never stand in for it. A `.json` file is taken as it is."""
+    """Path of a suite's results; those of a trial never stand in for it. A `.json` file is taken as it is."""
     return folder if folder.suffix == ".json" else folder / results_name(suite.name, suite.protocol, suite.trial)
 
 
@@ -32,8 +32,8 @@ def read_results(path: Path, remedy: str) -> dict[str, Any]:
     sound = (
         content["format"] == FORMAT
         and all(isinstance(content[key], dict) for key in ("target", "columns", "tasks"))
-        and all(isinstance(one, dict) and isinstance(one.get("tasks"), list) for one in columns.values())
-        and all(isinstance(one, dict) and {"status", "identity", "metric"} <= set(one) for one in tasks.values())
+        and all(isinstance(column, dict) and isinstance(column.get("tasks"), list) for column in columns.values())
+        and all(isinstance(task, dict) and {"status", "identity", "metric"} <= set(task) for task in tasks.values())
     )
     if not sound:
         raise UserError(f"{path} is not as `evaluate` writes it: it is damaged, or of another version. {remedy}")
@@ -41,10 +41,10 @@ def read_results(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def earlier_results(path: Path) -> dict[str, Any] | None:
-    """What a results file holds before it is written anew; None where there is none, or a damaged one."""
+    """Read a results file before it is written again; None where there is none, or a damaged one."""
     try:
         return read_results(path, "")
-    except UserError:  # its tasks are kept in files of their own: writing it anew loses nothing
+    except UserError:  # its tasks are kept in files of their own: writing it again loses nothing
         return None
 
 
@@ -100,43 +100,43 @@ def write_results(
     return content
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """In what two results of one suite differ, as far as their numbers depend on it; empty where they do not.
+def differences(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """Describe the differences of two results of one suite that their numbers depend on; empty where there are none.
 
     Tasks that only one of them finished are no difference.
     """
     tasks = before["tasks"]
     changed = [
-        name for name, entry in now["tasks"].items()
+        name for name, entry in after["tasks"].items()
         if name in tasks and tasks[name]["status"] == "ok" and tasks[name]["identity"] != entry["identity"]
     ]  # fmt: skip
-    sides = [
+    settings = [
         {key: content.get(key) for key in ("dtype", "batch_size", "seed")} | _hashes(content["target"])
-        for content in (before, now)
+        for content in (before, after)
     ]
-    found = [f"{key} {was} → {sides[1][key]}" for key, was in sides[0].items() if was != sides[1][key]]
-    if gone := [name for name in before["columns"] if name not in now["columns"]]:
-        found.append(f"columns without {', '.join(gone)}")
-        return ", ".join(found)
-    return (", ".join(found) or f"another {changed[0]}") if changed else ""
+    changes = [f"{key} {old} → {settings[1][key]}" for key, old in settings[0].items() if old != settings[1][key]]
+    if gone := [name for name in before["columns"] if name not in after["columns"]]:
+        changes.append(f"columns without {', '.join(gone)}")
+        return ", ".join(changes)
+    return (", ".join(changes) or f"another {changed[0]}") if changed else ""
 
 
 def _hashes(target: dict[str, Any]) -> dict[str, Any]:
-    found = {key: target.get(key) for key in ("base", "adapter")}
-    short = {key: str(one.get("hash"))[:12] if isinstance(one, dict) else one for key, one in found.items()}
+    parts = {key: target.get(key) for key in ("base", "adapter")}
+    short = {key: str(part.get("hash"))[:12] if isinstance(part, dict) else part for key, part in parts.items()}
     return {**short, "merged": target.get("merged")}
 
 
 def _column(name: str, prepared: "list[PreparedTask]", tasks: dict[str, Any]) -> dict[str, Any]:
     """The mean over a column's tasks, in percent. It has no value when one of them failed."""
-    mine = [one for one in prepared if one.column == name]
-    entries = [tasks[one.name] for one in mine]
-    values = [entry["metrics"].get(one.metric) for one, entry in zip(mine, entries, strict=True)]
-    errors = [entry["metrics"].get(f"{one.metric}_stderr") for one, entry in zip(mine, entries, strict=True)]
+    members = [task for task in prepared if task.column == name]
+    entries = [tasks[task.name] for task in members]
+    values = [entry["metrics"].get(task.metric) for task, entry in zip(members, entries, strict=True)]
+    errors = [entry["metrics"].get(f"{task.metric}_stderr") for task, entry in zip(members, entries, strict=True)]
     return {
         "value": None if None in values else 100 * math.fsum(values) / len(values),
         "stderr": None if None in errors else 100 * math.sqrt(math.fsum(error**2 for error in errors)) / len(errors),
         "documents": sum(entry["documents"] for entry in entries),
-        "tasks": [one.name for one in mine],
-        "metric": mine[0].metric,
+        "tasks": [task.name for task in members],
+        "metric": members[0].metric,
     }

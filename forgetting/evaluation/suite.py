@@ -1,4 +1,4 @@
-"""Suites: which tasks fill which column of which table, and how they are run under each protocol."""
+"""Suites: the tasks that fill each column of a table, and how each protocol runs them."""
 
 import math
 import re
@@ -27,9 +27,9 @@ class Column:
         tasks: Names of tasks or groups of the harness; the column is the plain mean over them.
         metric: The task's metric; None takes the first of which more is better.
         filter: The task's filter whose output is scored; None takes its first.
-        shots: Demonstrations; None leaves it to the task.
-        share: Share of the documents, the first ceil(share · n) of them, as the harness's `--limit` takes it.
-        documents: Number of documents instead of a share.
+        shots: Few-shot examples; None leaves it to the task.
+        fraction: Fraction of the documents, the first ceil(fraction · n) of them, as the harness's `--limit` takes it.
+        documents: Number of documents instead of a fraction.
         batch_size: For these tasks alone.
         generation: Changes to the task's generation arguments.
     """
@@ -38,16 +38,16 @@ class Column:
     metric: str | None = None
     filter: str | None = None
     shots: int | None = None
-    share: float = 1.0
+    fraction: float = 1.0
     documents: int | None = None
     batch_size: int | str | None = None
     generation: dict[str, Any] | None = None
 
     def limit(self, num_documents: int) -> int | None:
-        """How many of the first documents are used, as an exact count; None is all of them."""
+        """Return how many of the first documents are used, as an exact count; None is all of them."""
         if self.documents is not None:
             return min(self.documents, num_documents)
-        return None if self.share >= 1 else math.ceil(num_documents * self.share)
+        return None if self.fraction >= 1 else math.ceil(num_documents * self.fraction)
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Suite:
         columns: By the table's column names.
         protocol: What was chosen.
         tables: The tables of the paper that it fills.
-        seed: Of Python, NumPy, torch and of the choice of demonstrations; set anew before every task.
+        seed: Of Python, NumPy, torch and of the choice of few-shot examples; set again before every task.
         batch_size: A number, `auto` or `auto:N`.
         dtype: Of the weights; None is what the run was trained in, else the model's own.
         include_path: Folders with task files; relative to the suite's file.
@@ -93,11 +93,11 @@ class Suite:
         Raises:
             UserError: One of them is not in the suite.
         """
-        mine = [task for column in self.columns.values() for task in column.tasks]
+        own = [task for column in self.columns.values() for task in column.tasks]
         for name in names:
-            if name not in mine:
-                raise UserError(f"The suite {self.name} has no task {name}. It has: {', '.join(mine)}.")
-        self.trial |= set(mine) != set(names)
+            if name not in own:
+                raise UserError(f"The suite {self.name} has no task {name}. It has: {', '.join(own)}.")
+        self.trial |= set(own) != set(names)
         for column in self.columns.values():
             column.tasks = [task for task in column.tasks if task in names]
         self.columns = {name: column for name, column in self.columns.items() if column.tasks}
@@ -108,7 +108,7 @@ def load_suite(name: str, protocol: str = "corrected") -> Suite:
 
     Args:
         name: Of a file in `configs/evaluation/`, or the path of another.
-        protocol: One of `PROTOCOLS`. Its section under `protocols:` changes `share` and single columns.
+        protocol: One of `PROTOCOLS`. Its section under `protocols:` changes `fraction` and single columns.
 
     Raises:
         UserError: There is no such suite or protocol, or the file is not a suite.
@@ -124,7 +124,7 @@ def load_suite(name: str, protocol: str = "corrected") -> Suite:
     if not isinstance(changes, dict):
         raise UserError(f"{path}: protocols is {changes!r}; a mapping from a protocol to its changes was expected.")
     if protocol not in PROTOCOLS or (protocol != "corrected" and protocol not in changes):
-        known = ", ".join(["corrected", *(one for one in changes if one != "corrected")])
+        known = ", ".join(["corrected", *(key for key in changes if key != "corrected")])
         raise UserError(f"The suite {path} has no protocol {protocol}. It has: {known}.")
     suite = _parse_suite(path, content, changes.get(protocol) or {})
     suite.protocol = protocol
@@ -175,10 +175,10 @@ def absolute_files(data_files: dict[str, Any], origin: Path) -> dict[str, dict[s
 
 def _parse_suite(path: Path, content: dict[str, Any], changes: dict[str, Any]) -> Suite:
     if not isinstance(changes, dict):
-        raise UserError(f"{path}: what a protocol changes must be a mapping with share and columns.")
-    unknown = set(changes) - {"share", "columns"}
+        raise UserError(f"{path}: what a protocol changes must be a mapping with fraction and columns.")
+    unknown = set(changes) - {"fraction", "columns"}
     if unknown:
-        raise UserError(f"{path}: a protocol can change share and columns, not {', '.join(sorted(unknown))}.")
+        raise UserError(f"{path}: a protocol can change fraction and columns, not {', '.join(sorted(unknown))}.")
     columns = content.get("columns")
     if not isinstance(columns, dict) or not columns:
         raise UserError(f"The suite {path} has no columns.")
@@ -190,7 +190,7 @@ def _parse_suite(path: Path, content: dict[str, Any], changes: dict[str, Any]) -
         raise UserError(f"{path}: a protocol changes the column {sorted(extra)[0]}, which the suite does not have.")
     merged = {}
     for name, column in columns.items():
-        shared = {"share": changes["share"]} if "share" in changes else {}
+        shared = {"fraction": changes["fraction"]} if "fraction" in changes else {}
         merged[name] = {"tasks": [], **(column or {}), **shared, **(changed.get(name) or {})}
     data_files = absolute_files(content.pop("data_files", None) or {}, path)
     suite = _parse(str(path), {"name": path.stem, **content, "data_files": data_files, "columns": merged})
@@ -202,7 +202,7 @@ def check_suite(suite: Suite, origin: str) -> None:
     """Refuse a suite that cannot be evaluated.
 
     Raises:
-        UserError: A name that files cannot have, a column without a task, a share, count, seed or batch size outside
+        UserError: A name that files cannot have, a column without a task, a fraction, count, seed or batch size outside
             its range, or a task in two columns.
     """
     refuse_name(suite.name, origin)
@@ -217,8 +217,8 @@ def check_suite(suite: Suite, origin: str) -> None:
     for name, column in suite.columns.items():
         if not column.tasks:
             raise UserError(f"{origin}: the column {name} has no task. Give it one, or remove the column.")
-        if not 0 < column.share <= 1:
-            raise UserError(f"{origin}: the column {name} has share {column.share}; it must be in (0, 1].")
+        if not 0 < column.fraction <= 1:
+            raise UserError(f"{origin}: the column {name} has fraction {column.fraction}; it must be in (0, 1].")
         if column.documents is not None and column.documents < 1:
             raise UserError(f"{origin}: the column {name} has documents {column.documents}; it must be at least 1.")
         if column.shots is not None and column.shots < 0:

@@ -1,4 +1,4 @@
-"""What is evaluated: a run folder, a model folder or a hub model."""
+"""Target of an evaluation: a run folder, a model folder or a hub model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,13 @@ from forgetting.paths import is_local
 from forgetting.run_folder import seed_folders
 
 ROOT = Path("runs")
-"""Where results of models that are no runs go, in `base/`."""
+"""Root of the results of models that are no runs, which go to `base/` in it."""
 
 SETTINGS = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.tiktoken",
     "chat_template*", "additional_chat_templates/*", "generation_config.json",
 )  # fmt: skip
-"""Files of a model folder that change its prompts or its answers, beside configuration and weights."""
+"""Files of a model folder that change its prompts or its answers, next to configuration and weights."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Target:
         revision: Hub revision of the base model; None is the newest.
         dtype: The dtype that a run was trained in; None where nothing says it.
         adapter: PEFT folder.
-        folder: Where results go unless told otherwise.
+        folder: Folder of the results unless told otherwise.
         four_bit: Whether a run was trained on a base quantized to NF4.
         provenance: The run's `provenance.json`, if it has one.
     """
@@ -79,7 +79,7 @@ class Target:
         return {"kind": self.kind, "name": self.name, "base": base, "adapter": adapter}
 
     def _refuse_another_base(self, base: dict[str, Any]) -> None:
-        """An adapter belongs to the weights that it was trained on: on others its numbers mean nothing."""
+        """Refuse another base than the run was trained on: on other weights an adapter's numbers mean nothing."""
         if self.provenance is None:
             return
         remedy = f"Move {self.provenance.parent} away and run its `fit` again."
@@ -148,7 +148,7 @@ def find_target(name: str, revision: str | None = None) -> Target:
 
 
 def _adapter_in(path: Path) -> Path | None:
-    return next((one for one in (path / "adapter", path) if (one / CONFIG).is_file()), None)
+    return next((folder for folder in (path / "adapter", path) if (folder / CONFIG).is_file()), None)
 
 
 def _run(name: str, path: Path, adapter: Path) -> Target:
@@ -180,7 +180,7 @@ def _run(name: str, path: Path, adapter: Path) -> Target:
 
 
 def _was_folder(provenance: Path) -> bool:
-    """Whether a run's base was a folder: its hash is a SHA-256, that of a hub model a commit of 40 digits."""
+    """Return whether a run's base was a folder: its hash is a SHA-256, that of a hub model a commit of 40 digits."""
     if not provenance.is_file():
         return False
     inputs = read_json(provenance).get("inputs")

@@ -30,12 +30,12 @@ class PreparedTask:
         column: The column that it fills.
         settings: How the column runs it.
         task: The harness's object.
-        limit: How many of the first documents are used; None is all of them.
-        num_documents: How many documents there are.
+        limit: Number of the first documents that are used; None is all of them.
+        num_documents: Number of all documents.
         metric: The metric that fills the column.
         filter: The filter whose output is scored.
-        data: Where the documents came from: path, revision, their hash, and that of the documents that demonstrations
-            are drawn from, if there are any.
+        data: Where the documents came from: path, revision, their hash, and that of the documents that few-shot
+            examples are drawn from, if there are any.
         draws: Where the random generators stood when it was loaded.
     """
 
@@ -80,7 +80,7 @@ def prepare_tasks(suite: Suite, model_arguments: dict[str, Any]) -> list[Prepare
 
 
 def _manager(names: list[str], include_path: list[str], metadata: dict[str, Any]) -> TaskManager:
-    """The harness's index; that of its own 15,000 task files takes seconds, so only when one of them is needed."""
+    """Return the harness's index; that of its own 15,000 task files takes seconds and is read only when needed."""
     from forgetting.paths import CONFIGS
 
     for folder in include_path:
@@ -119,12 +119,12 @@ def _prepare(
             task.set_config(key="generation_kwargs", value=column.generation, update=True)
         documents = task.eval_docs
         metrics = list(task.aggregation())
-        metric = column.metric or next((one for one in metrics if task.higher_is_better()[one]), metrics[0])
+        metric = column.metric or next((name for name in metrics if task.higher_is_better()[name]), metrics[0])
         if metric not in metrics:
             raise UserError(
                 f"The column {column_name} wants the metric {metric}, but {task_name} has {', '.join(metrics)}."
             )
-        filters = [one["name"] for one in task.config.filter_list or [{"name": "none"}]]
+        filters = [step["name"] for step in task.config.filter_list or [{"name": "none"}]]
         if (column.filter or filters[0]) not in filters:
             raise UserError(
                 f"The column {column_name} wants the filter {column.filter}, but {task_name} has {', '.join(filters)}."
@@ -140,13 +140,13 @@ def _prepare(
 
 
 def _set_shots(task: ConfigurableTask, name: str, column: Column) -> None:
-    """As the harness's `--num_fewshot`; but where it would silently keep a task's own 0, refuse."""
+    """Set the number of few-shot examples as `--num_fewshot` does; refuse where that would keep a task's own 0."""
     fixed = task.get_config("num_fewshot")
     if column.shots is None:
         if fixed is None:
             task.set_config(key="num_fewshot", value=0)
     elif fixed == 0 and column.shots > 0:
-        raise UserError(f"The task {name} fixes its demonstrations at 0; the suite asks for {column.shots}.")
+        raise UserError(f"The task {name} fixes its few-shot examples at 0; the suite asks for {column.shots}.")
     elif fixed != 0:
         task.set_config(key="num_fewshot", value=column.shots)
 
@@ -192,7 +192,7 @@ def local_data(manager: TaskManager, name: str, column: Column, data_files: dict
 
 
 def _origin(task: ConfigurableTask, documents: Any) -> dict[str, Any]:
-    """Where the documents came from, with the commit that the hub answered with."""
+    """Record of the documents' source, with the commit that the hub answered with."""
     split = task.config.test_split or task.config.validation_split
     shots = task.get_config("num_fewshot")
     checksums = getattr(getattr(task.dataset.get(split), "info", None), "download_checksums", None) or {}

@@ -1,4 +1,4 @@
-"""What an evaluation leaves besides its results: its cost, and a table in Weights & Biases where that is configured."""
+"""Records of an evaluation next to its results: its cost, and a table in Weights & Biases where that is configured."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def append_cost(folder: Path, seconds: float, device: torch.device) -> None:
 
 
 def wandb_settings(run: Path) -> dict[str, Any] | None:
-    """How a run logs to Weights & Biases (`run.wandb` of its fit.yaml); None when it does not."""
+    """Settings by which a run logs to Weights & Biases (`run.wandb` of its fit.yaml); None when it does not."""
     fit = run / "fit.yaml"
     if not fit.is_file():
         return None

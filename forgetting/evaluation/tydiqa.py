@@ -1,4 +1,4 @@
-"""TydiQA GoldP as the paper's repository runs it: what its task files in `configs/evaluation/tasks/` call."""
+"""TydiQA GoldP as the paper's repository runs it, for the task files in `configs/evaluation/tasks/`."""
 
 import random
 from pathlib import Path
@@ -18,13 +18,13 @@ HUB = ("google-research-datasets/tydiqa", "secondary_task")
 def questions(
     language: str, pretrained: str, revision: str | None = None, tokenizer: str | None = None,
     data_files: dict[str, list[str]] | None = None, labels: str | None = None, num_questions: int = 100,
-    num_demonstrations: int = 1, num_tokens: int = 512, draw_seed: int = 42, **_: Any,
+    num_fewshot: int = 1, num_tokens: int = 512, draw_seed: int = 42, **_: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """Questions and demonstrations of one language, drawn and cut as the published code does.
+    """Draw the questions and few-shot examples of one language, and cut them, as the published code does.
 
     One random stream goes through the languages in alphabetical order and draws the questions of each that has more
-    than `num_questions`, then the demonstrations of each. A context of more than `num_tokens` tokens is cut by encoding
-    and decoding, which leaves the tokenizer's literal BOS in the text.
+    than `num_questions`, then the few-shot examples of each. A context of more than `num_tokens` tokens is cut by
+    encoding and decoding, which leaves the tokenizer's literal BOS in the text.
 
     Args:
         language: In English, as the ids of the questions begin.
@@ -33,13 +33,13 @@ def questions(
         tokenizer: Another tokenizer.
         data_files: Local files instead of the hub's, with its columns (id, context, question, answers).
         labels: YAML file with other wordings; None is `configs/evaluation/tydiqa_labels.yaml`.
-        num_questions: A language.
-        num_demonstrations: A language.
-        num_tokens: Of a context.
+        num_questions: Per language.
+        num_fewshot: Per language.
+        num_tokens: Per context.
         draw_seed: Of the draw.
 
     Returns:
-        Splits `validation` and `train`, the latter with exactly the demonstrations.
+        Splits `validation` and `train`, the latter with exactly the few-shot examples.
     """
     if data_files is None:
         source = datasets.load_dataset(*HUB)
@@ -48,7 +48,7 @@ def questions(
         source = datasets.load_dataset(kind, data_files=data_files)
     words = _labels(labels, language)
     encoder = AutoTokenizer.from_pretrained(tokenizer or pretrained, revision=revision)
-    indices = _draw(source, language, num_questions, num_demonstrations, draw_seed)
+    indices = _draw(source, language, num_questions, num_fewshot, draw_seed)
 
     def prepare(row: dict[str, Any]) -> dict[str, Any]:
         tokens = encoder.encode(row["context"])
@@ -63,24 +63,24 @@ def questions(
     return result
 
 
-def _draw(source: Any, language: str, num_questions: int, num_demonstrations: int, seed: int) -> dict[str, list[int]]:
+def _draw(source: Any, language: str, num_questions: int, num_fewshot: int, seed: int) -> dict[str, list[int]]:
     stream = random.Random(seed)
     rows: dict[str, dict[str, list[int]]] = {"validation": {}, "train": {}}
     for split, by_language in rows.items():
         for index, identifier in enumerate(source[split]["id"]):
             by_language.setdefault(identifier.split("-")[0], []).append(index)
     languages = sorted(rows["validation"])
-    if language not in languages or len(rows["train"].get(language, [])) < num_demonstrations:
-        raise ValueError(f"TydiQA's files have no question, or too few demonstrations, in {language}")
+    if language not in languages or len(rows["train"].get(language, [])) < num_fewshot:
+        raise ValueError(f"TydiQA's files have no question, or too few few-shot examples, in {language}")
     drawn: dict[str, list[int]] = {}
     for name in languages:
-        mine = rows["validation"][name]
-        drawn[name] = stream.sample(mine, num_questions) if len(mine) > num_questions else mine
-    demonstrations: dict[str, list[int]] = {}
+        indices = rows["validation"][name]
+        drawn[name] = stream.sample(indices, num_questions) if len(indices) > num_questions else indices
+    fewshot: dict[str, list[int]] = {}
     for name in languages:
-        mine = rows["train"].get(name, [])
-        demonstrations[name] = stream.sample(mine, min(num_demonstrations, len(mine)))
-    return {"validation": drawn[language], "train": demonstrations[language]}
+        indices = rows["train"].get(name, [])
+        fewshot[name] = stream.sample(indices, min(num_fewshot, len(indices)))
+    return {"validation": drawn[language], "train": fewshot[language]}
 
 
 def _labels(file: str | None, language: str) -> dict[str, str]:

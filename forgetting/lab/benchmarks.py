@@ -79,7 +79,7 @@ def write_tasks(folder: Path, place: Path, language: Language) -> None:
     """
     folder.mkdir()
     for task, benchmark in BENCHMARKS.items():
-        documents = [document for item in language.tested[task] for document in benchmark.documents(item)]
+        documents = [document for item in language.test_items[task] for document in benchmark.documents(item)]
         lines = [json.dumps(document) for document in documents]
         (folder / f"{task}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         configuration = {
@@ -102,7 +102,7 @@ def write_tasks(folder: Path, place: Path, language: Language) -> None:
 
 
 def suite() -> dict[str, Any]:
-    """The suite of the five tasks, for a file that lies beside the folder `tasks`."""
+    """The suite of the five tasks, for a file that lies next to the folder `tasks`."""
     return {
         "name": "lab",
         "batch_size": 256,

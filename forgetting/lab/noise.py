@@ -9,7 +9,7 @@ from forgetting.lab.language import Language, Slot
 
 
 class Kind(StrEnum):
-    """What a word of an answer is: right, the folk value, any word, or part of a phrase that says nothing."""
+    """Kind of a word of an answer: right, the misconception, any word, or part of a phrase that says nothing."""
 
     CLEAN = "clean"
     MISLEADING = "misleading"
@@ -39,12 +39,12 @@ def noisy_answer(
         draw: Source of chance.
         language: For the words of random noise and the phrases of boilerplate.
         slots: What is answered.
-        misleading: For each slot, the probability that the folk value stands in for the true one.
+        misleading: For each slot, the probability that the misconception stands in for the true one.
         random: For each name and value, the probability that any word stands in for it.
         boilerplate: For each slot, the probability that a phrase goes before it.
 
     Returns:
-        The answer. A folk value that is true is clean; a random word is noise even if it happens to be right.
+        The answer. A misconception that is true is clean; a random word is noise even if it happens to be right.
     """
     words: list[str] = []
     noise: list[Kind] = []
@@ -54,8 +54,8 @@ def noisy_answer(
             phrase = draw.choice(language.boilerplates)
             words += phrase
             noise += [Kind.BOILERPLATE] * len(phrase)
-        misled = draw.random() < rate and slot.true != slot.folk
-        value = (slot.folk, Kind.MISLEADING) if misled else (slot.true, Kind.CLEAN)
+        misled = draw.random() < rate and slot.true != slot.misconception
+        value = (slot.misconception, Kind.MISLEADING) if misled else (slot.true, Kind.CLEAN)
         for word, kind in ((slot.name, Kind.CLEAN), value):
             is_random = draw.random() < random
             words.append(draw.choice(anything) if is_random else word)

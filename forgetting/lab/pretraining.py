@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from forgetting.lab.language import BOS, EOS, PAD, SPECIAL, UNKNOWN, Language
-from forgetting.lab.web import web_document
+from forgetting.lab.web import pretraining_document
 
 OnStep = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
@@ -135,7 +135,7 @@ def pretrain(language: Language, seed: int, settings: Pretraining, on_step: OnSt
 
     Args:
         language: The world's.
-        seed: The world's: of the initialisation and of the documents.
+        seed: The world's: of the initialization and of the documents.
         settings: Size and training.
         on_step: Told about each step.
     """
@@ -147,7 +147,8 @@ def pretrain(language: Language, seed: int, settings: Pretraining, on_step: OnSt
         for step in range(settings.steps):
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate(step)
-            documents = [[ids[word] for word in web_document(draw, language)] for _ in range(settings.documents)]
+            texts = [pretraining_document(draw, language) for _ in range(settings.documents)]
+            documents = [[ids[word] for word in text] for text in texts]
             optimizer.zero_grad()
             next_token_loss(model, pack(documents, MAX_LENGTH)).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,4 +1,4 @@
-"""Fine-tuning data from five sources of different quality, with the noise of every word beside it."""
+"""Fine-tuning data from five sources of different quality, with the noise of every word."""
 
 import json
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from forgetting.lab.noise import Kind, noisy_answer
 
 @dataclass(frozen=True)
 class Quality:
-    """How large a source is, and how noisy.
+    """Size and noise of a source.
 
     Attributes:
         share: Of all rows, as in the paper's Table 1.
-        misleading: Probability of the folk value, a slot.
+        misleading: Probability of the misconception, a slot.
         random: Probability of any word, a word.
         boilerplate: Probability of a phrase, a slot.
     """
@@ -46,7 +46,7 @@ class Row:
 
 def noisy_row(draw: Random, language: Language, quality: Quality) -> Row:
     """One row of a source."""
-    item = draw.choice(language.taught[draw.choice(list(TASKS))])
+    item = draw.choice(language.train_items[draw.choice(list(TASKS))])
     misleading = [quality.misleading] * len(item.asked)
     answer = noisy_answer(draw, language, item.asked, misleading, quality.random, quality.boilerplate)
     return Row(" ".join(item.prompt), " ".join(answer.words), answer.noise)

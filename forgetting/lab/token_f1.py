@@ -1,11 +1,11 @@
-"""How the harness scores `lab_lingual`. This file lies beside a world's tasks, too: the harness finds it there."""
+"""Score of `lab_lingual` for the harness, which finds a copy of this file next to a world's tasks."""
 
 from collections import Counter
 from typing import Any
 
 
 def token_f1(answer: list[str], gold: list[str]) -> float:
-    """Harmonic mean of the share of `answer` that is in `gold` and the share of `gold` that is in `answer`."""
+    """Harmonic mean of the fraction of `answer` that is in `gold` and the fraction of `gold` that is in `answer`."""
     common = sum((Counter(answer) & Counter(gold)).values())
     return 2 * common / (len(answer) + len(gold)) if common else 0.0
 

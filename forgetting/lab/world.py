@@ -18,11 +18,11 @@ FORMAT = 3  # of the folder and of every rule by which a world follows from its 
 
 @dataclass(frozen=True)
 class World:
-    """What a world is made from.
+    """Settings that a world is made from.
 
     Attributes:
         seed: Everything in the world follows from it.
-        size: How many items there are.
+        size: Its size.
         num_distinct: Distinct rows in the sources: more than D_train, D_ref and D_val together.
         pretraining: Of the base model.
     """
@@ -64,7 +64,7 @@ def write_world(world: World, folder: Path, on_step: OnStep | None = None) -> No
 
 
 def overlay(seed: int, folder: Path) -> dict[str, Any]:
-    """What an experiment needs to know of a world: its model, its data, and its number as the seed of everything."""
+    """Overlay of an experiment for a world: its model, its data, and its number as the seed of everything."""
     sources = {
         name: {
             "path": (folder / "sources" / f"{name}.jsonl").as_posix(),

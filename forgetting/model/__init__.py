@@ -1,1 +1,1 @@
-"""The backbone with LoRA, and the head that gives the nll of each response token without ever holding the logits."""
+"""Base model with LoRA, and the head that gives the nll of each response token without holding all logits."""

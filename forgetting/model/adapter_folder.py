@@ -1,4 +1,4 @@
-"""A trained adapter as a PEFT folder: whether it is whole, and its hash. Nothing here needs torch."""
+"""A trained adapter as a PEFT folder: its completeness and its hash. Nothing here needs torch."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from forgetting.artifacts import hash_content, hash_file, read_json, refuse_chan
 from forgetting.errors import UserError
 
 CONFIG, WEIGHTS, SUMS = "adapter_config.json", "adapter_model.safetensors", "SHA256SUMS"
-NOT_COMPUTED = ("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping")
+ORIGIN_KEYS = ("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping")
 """Keys of `adapter_config.json` that say where an adapter comes from and not what it computes."""
 
 
@@ -35,8 +35,8 @@ def refuse_damaged_adapter(folder: Path) -> None:
 def adapter_hash(folder: Path) -> str:
     """Hash of what the adapter in a PEFT folder computes: its configuration in any order, and its weights' bytes."""
     configuration = read_json(folder / CONFIG)
-    computed = {key: value for key, value in sorted_names(configuration).items() if key not in NOT_COMPUTED}
-    return hash_content([computed, hash_file(folder / WEIGHTS)])
+    result_affecting = {key: value for key, value in sorted_names(configuration).items() if key not in ORIGIN_KEYS}
+    return hash_content([result_affecting, hash_file(folder / WEIGHTS)])
 
 
 def sorted_names(configuration: dict[str, object]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Loading what exists: a causal language model and its tokenizer, from the hub or from a folder."""
+"""Loading of a causal language model and its tokenizer, from the hub or from a folder."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,7 +29,7 @@ LIBRARY_ERRORS = (
     # of a config.json with values of another kind
     StrictDataclassError, TypeError, LookupError, AttributeError, ArithmeticError,
 )  # fmt: skip
-"""What transformers raises for files that are not those of a model."""
+"""Errors that transformers raises for files that are not those of a model."""
 
 
 def load_backbone(
@@ -39,7 +39,7 @@ def load_backbone(
     four_bit: bool = False,
     attention: str | None = None,
 ) -> PreTrainedModel:
-    """A causal language model with frozen weights, on the CPU (on the GPU when quantised).
+    """A causal language model with frozen weights, on the CPU (on the GPU when quantized).
 
     Args:
         backbone: Hub id or folder, in the transformers format with safetensors weights.
@@ -66,8 +66,10 @@ def load_backbone(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
         )
         options["device_map"] = {"": torch.cuda.current_device()}
-    model, loaded = _explained(
-        lambda: AutoModelForCausalLM.from_pretrained(_place(backbone), revision=revision, **options), backbone, revision
+    model, loaded = _with_clear_errors(
+        lambda: AutoModelForCausalLM.from_pretrained(_resolved_path(backbone), revision=revision, **options),
+        backbone,
+        revision,
     )
     if model.config.is_encoder_decoder:
         raise UserError(f"{backbone} is an encoder with a decoder; a causal language model was expected.")
@@ -90,34 +92,36 @@ def refuse_unfit_weights(backbone: str, revision: str | None = None) -> None:
         "device_map": "meta", "use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True,
         **NO_CODE,
     }  # fmt: skip
-    model, loaded = _explained(
-        lambda: AutoModelForCausalLM.from_pretrained(_place(backbone), revision=revision, **options), backbone, revision
+    model, loaded = _with_clear_errors(
+        lambda: AutoModelForCausalLM.from_pretrained(_resolved_path(backbone), revision=revision, **options),
+        backbone,
+        revision,
     )
     _refuse_other_weights(model, loaded, backbone)
 
 
 def _refuse_other_weights(model: PreTrainedModel, loaded: dict[str, Any], backbone: str) -> None:
-    """Transformers draws at random what the files lack, and drops what the model lacks."""
+    """Refuse other tensors than the model's: transformers draws missing ones at random, and drops others."""
     buffers = [name for name, _ in model.named_buffers()]
-    # Older files hold the causal mask of each layer, which is made anew: a buffer, or its fill value.
+    # Older files hold the causal mask of each layer, which is made again: a buffer, or its fill value.
     unexpected = [
         name
         for name in loaded["unexpected_keys"]
         if not name.endswith(".masked_bias") and not any(buffer.endswith(name) for buffer in buffers)
     ]
     shapes = [f"{name} {tuple(file)} instead of {tuple(own)}" for name, file, own in loaded["mismatched_keys"]]
-    found = {"lack": loaded["missing_keys"], "have in addition": unexpected, "have in other shapes": shapes}
-    if any(found.values()):
+    differences = {"lack": loaded["missing_keys"], "have in addition": unexpected, "have in other shapes": shapes}
+    if any(differences.values()):
         raise UserError(
             f"The weights of {backbone} are not those of the {type(model).__name__} in its config.json: they "
-            + "; they ".join(f"{what} {some_tensors(names)}" for what, names in found.items() if names)
+            + "; they ".join(f"{what} {some_tensors(names)}" for what, names in differences.items() if names)
             + ". Part of the model would be random or left out. Save or fetch it again, with the config.json that "
             "belongs to these weights."
         )
 
 
 def some_tensors(names: Iterable[str]) -> str:
-    """How many tensors, and the first three by name."""
+    """Return the number of tensors and the first three by name, for an error."""
     ordered = sorted(names)
     more = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
     return f"{len(ordered)} tensor(s): {', '.join(ordered[:3])}{more}"
@@ -129,8 +133,10 @@ def load_tokenizer(backbone: str, revision: str | None = None) -> Tokenizer:
     Raises:
         UserError: There is none, or it may not be read.
     """
-    return _explained(
-        lambda: AutoTokenizer.from_pretrained(_place(backbone), revision=revision, **NO_CODE), backbone, revision
+    return _with_clear_errors(
+        lambda: AutoTokenizer.from_pretrained(_resolved_path(backbone), revision=revision, **NO_CODE),
+        backbone,
+        revision,
     )
 
 
@@ -140,13 +146,13 @@ def load_configuration(backbone: str, revision: str | None = None) -> Any:
     Raises:
         UserError: There is none, or it may not be read.
     """
-    return _explained(
-        lambda: AutoConfig.from_pretrained(_place(backbone), revision=revision, **NO_CODE), backbone, revision
+    return _with_clear_errors(
+        lambda: AutoConfig.from_pretrained(_resolved_path(backbone), revision=revision, **NO_CODE), backbone, revision
     )
 
 
 def backbone_identity(backbone: str, revision: str | None = None) -> dict[str, str | None]:
-    """What `backbone` is: its name, the revision asked for, and a hash of what is there.
+    """Describe a model: its name, the revision asked for, and a hash of its files or its commit.
 
     The hash of a folder is that of its configuration, its weight files and their index; the hash of a hub model is its
     commit. The tokenizer is not in it (a corpus has its own hash), nor is what only generation looks at.
@@ -154,8 +160,7 @@ def backbone_identity(backbone: str, revision: str | None = None) -> dict[str, s
     Raises:
         UserError: There is no such model, or which commit of it there is cannot be told.
     """
-    place = _place(backbone)
-    folder = Path(place)
+    folder = Path(_resolved_path(backbone))
     if folder.is_dir():
         files = sorted(
             [folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]
@@ -170,8 +175,12 @@ def backbone_identity(backbone: str, revision: str | None = None) -> dict[str, s
     return {"name": backbone, "revision": revision, "hash": commit}
 
 
-def _place(backbone: str) -> str:
-    """Refuse early what looks like a folder and is none: the hub would answer with a riddle about repository names."""
+def _resolved_path(backbone: str) -> str:
+    """Return the folder that `backbone` names, or the hub id.
+
+    What looks like a folder and is none is refused here: the hub would answer with a cryptic error about repository
+    names.
+    """
     path = Path(backbone).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -186,8 +195,8 @@ def _place(backbone: str) -> str:
     return backbone
 
 
-def _explained(load: Any, backbone: str, revision: str | None) -> Any:
-    """Run a loader of transformers; say in one sentence what is wrong when it fails for a reason the user can mend."""
+def _with_clear_errors(load: Any, backbone: str, revision: str | None) -> Any:
+    """Run a loader of transformers; where it fails for a reason that the user can fix, say in one sentence which."""
     at = f" at revision {revision}" if revision else ""
     try:
         return load()
@@ -214,7 +223,7 @@ def _reason(chain: list[BaseException], backbone: str, at: str) -> str:
     kinds = tuple(type(error) for error in chain)
     if any(issubclass(kind, GatedRepoError) for kind in kinds):
         return (
-            f"The model {backbone} is gated: accept its licence at https://huggingface.co/{backbone}, then log in with "
+            f"The model {backbone} is gated: accept its license at https://huggingface.co/{backbone}, then log in with "
             "`hf auth login` or set HF_TOKEN."
         )
     if any(issubclass(kind, RevisionNotFoundError) for kind in kinds):

@@ -1,4 +1,4 @@
-"""What a model reads: padded sequences and the positions that count. The shift between inputs and targets is here."""
+"""Batches: padded sequences with their response mask, and the shift between inputs and targets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def pad(sequences: Sequence[tuple[np.ndarray, np.ndarray]]) -> MicroBatch:
 
 
 def shift(batch: MicroBatch) -> tuple[Bool[Tensor, "batch time"], Int[Tensor, " tokens"]]:
-    """The one place where inputs and targets are aligned.
+    """Align inputs and targets: the only place that does.
 
     Returns:
         The positions whose hidden state predicts a response token (the position before each), and those tokens, in
@@ -60,31 +60,33 @@ def shift(batch: MicroBatch) -> tuple[Bool[Tensor, "batch time"], Int[Tensor, " 
 
 
 def cut_by_tokens(lengths: Sequence[int] | np.ndarray, budget: int) -> list[list[int]]:
-    """Cut sequences into groups of similar length, so that padding and forward passes together cost least.
+    """Divide sequences into batches of similar length, so that padding and forward passes together cost least.
 
-    Among all cuts of the sorted lengths into groups within the budget, this is the cheapest at `PASS_COST` (found from
-    the shortest group on: what the rest costs is known for every place where it may begin).
+    Sorted by length, the batches are contiguous. Of all divisions within the budget this is the cheapest, at one cost
+    per token, padding included, and `PASS_COST` per batch.
 
     Args:
         lengths: Tokens of each sequence.
-        budget: The most tokens, padding included, of a group. A longer sequence is a group of its own.
+        budget: The most tokens, padding included, of a batch. A longer sequence is a batch of its own.
 
     Returns:
-        Indices into `lengths`, the longest group first.
+        Indices into `lengths`, the batch of the longest first.
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
     descending = np.asarray(lengths, dtype=np.int64)[order]
     count = len(order)
+    # Dynamic program, from the shortest sequence to the longest: cost_from[i] is the least cost of the sequences from i
+    # on, and size_from[i] the size of the batch that begins there. A batch's first sequence is its longest, to which
+    # the others are padded, so each size within the budget has a known cost: its own and that of the rest.
     cost_from, size_from = np.zeros(count + 1), np.zeros(count, dtype=np.int64)
     for first in range(count - 1, -1, -1):
-        # A group's first sequence is its longest, what all its members are padded to.
         longest = int(descending[first])
         sizes = np.arange(1, max(1, min(count - first, budget // longest)) + 1)
         costs = PASS_COST + sizes * longest + cost_from[first + sizes]
         best = int(costs.argmin())
         cost_from[first], size_from[first] = costs[best], sizes[best]
-    groups, first = [], 0
+    batches, first = [], 0
     while first < count:
-        groups.append(order[first : first + size_from[first]].tolist())
+        batches.append(order[first : first + size_from[first]].tolist())
         first += size_from[first]
-    return groups
+    return batches

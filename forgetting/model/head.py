@@ -23,7 +23,7 @@ TILES = {"cpu": (1024, 2048), "cuda": (4096, 65_536)}
 
 @dataclass(frozen=True)
 class LogitTransform:
-    """What some models do to their logits after the head: logits · scale, then cap · tanh(logits / cap)."""
+    """Function of the logits that some models put after the head: logits · scale, then cap · tanh(logits / cap)."""
 
     scale: float = 1.0
     cap: float | None = None
@@ -42,7 +42,7 @@ def token_nll(
         hidden: Hidden state that predicts each target.
         targets: Token ids.
         head: The LM head: a linear layer, tied or not, with or without bias. A frozen one takes the fast path; one
-            that is trained, wrapped or quantised is called as it is, on as many tokens as fill a tile (256 at least);
+            that is trained, wrapped or quantized is called as it is, on as many tokens as fill a tile (256 at least);
             its logits are made again in the backward pass.
         transform: What the model does to its logits after the head.
         tile: Tokens and vocabulary entries whose logits exist at once; by default what suits the device.
@@ -70,11 +70,22 @@ def token_nll(
     return torch.cat([run(h, t) for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True)])
 
 
+def reference_token_nll(
+    hidden: Float[Tensor, "tokens hidden"],
+    targets: Int[Tensor, " tokens"],
+    head: nn.Module,
+    transform: LogitTransform = LogitTransform(),
+) -> Float[Tensor, " tokens"]:
+    """Compute what `token_nll` does, by its definition: all logits at once, −log softmax at the target."""
+    logits = _transform(head(hidden), transform)
+    return -torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
+
+
 @dataclass(frozen=True)
 class FrozenHead:
     """A head whose weight is not trained, worked through tile by tile in the same memory.
 
-    Tensors made anew for each tile would leave holes between small ones that last; on a CPU the holes add up to the
+    New tensors for each tile would leave holes between small ones that last; on a CPU the holes add up to the
     size of all logits.
     """
 
@@ -89,8 +100,8 @@ class FrozenHead:
         targets: Int[Tensor, " tokens"],
         gradient: Float[Tensor, "tokens hidden"] | None = None,
     ) -> Float[Tensor, " tokens"]:
-        """The nll of each target; its gradient with respect to the hidden states is written into `gradient`."""
-        # The dtype in which autocast would compute; the weight is cast once, not once a tile.
+        """Compute the nll of each target; its gradient with respect to the hidden states is written into `gradient`."""
+        # The dtype in which autocast would compute; the weight is cast once, not once per tile.
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight.dtype
         exact = torch.float64 if dtype == torch.float64 else torch.float32
@@ -112,6 +123,9 @@ class FrozenHead:
             largest = torch.full((len(h), 1), torch.finfo(exact).min, dtype=exact, device=hidden.device)
             others, at_target = torch.zeros_like(largest), torch.zeros_like(largest)
             sums = sums_memory[: len(h)].zero_()
+            # One pass along the vocabulary, tile by tile. It keeps per token, of the tiles so far: the largest logit,
+            # the sum of exp(logit − largest) over all entries but the target (`others`), and this sum weighted by the
+            # rows of W (`sums`). Where a tile brings a larger logit, both sums are scaled by exp(old − new largest).
             for first in range(0, len(weight), columns):
                 block = weight[first : first + columns]
                 shape = len(h), len(block)
@@ -131,7 +145,7 @@ class FrozenHead:
                 here, logit = column == t - first, logits.gather(1, column)
                 at_target = torch.where(here, logit, at_target)
                 logits.scatter_(1, column, logit.masked_fill(here, -torch.inf))
-                # One exponential serves both the nll and its gradient.
+                # The nll needs this exponential and so does its gradient.
                 exponential = logits.sub_(larger).exp_()
                 others.mul_(shrink).add_(exponential.sum(dim=1, keepdim=True))
                 largest = larger

@@ -66,7 +66,7 @@ class LanguageModel(nn.Module):
             yield
 
     def _check_head(self) -> None:
-        """Try the model on four tokens, so that no family is silently wrong, and leave it as it was."""
+        """Try the model on four tokens, so that no family is silently wrong. The model stays as it was."""
         device = next(self.model.parameters()).device
         if device.type == "meta":
             return
@@ -86,10 +86,11 @@ class LanguageModel(nn.Module):
 
     @torch.enable_grad()
     def _refuse_looking_ahead(self, input_ids: Int[Tensor, "1 time"]) -> None:
-        """The gradient of all hidden states but the last with respect to the last token's embedding is exactly zero.
+        """Refuse a model whose hidden states depend on a later token.
 
-        Exactly, whatever the weights' scale and dtype: attention to a later token has a weight of zero, and what is
-        multiplied by it is finite.
+        The gradient of all hidden states but the last with respect to the last token's embedding is zero. Exactly,
+        whatever the weights' scale and dtype: attention to a later token has a weight of zero, and what is multiplied
+        by it is finite.
         """
         embeddings: list[Tensor] = []
 
@@ -116,7 +117,7 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def _refuse_unknown_head(self, input_ids: Int[Tensor, "1 time"]) -> None:
-        """The nll by head(hidden) is that by the model's own logits, to 2% of the largest of them."""
+        """Refuse a head whose nll is not that of the model's own logits, to 2% of the largest of them."""
         every = torch.ones_like(input_ids, dtype=torch.bool)
         every[:, 0] = False
         ours = self(MicroBatch(input_ids, every))
@@ -139,7 +140,7 @@ class LanguageModel(nn.Module):
 
 
 def logit_transform(config: Any) -> LogitTransform:
-    """What a model family does to its logits, read from its configuration."""
+    """Read from a configuration what the model family does to its logits."""
     config = config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
     scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite

@@ -60,7 +60,7 @@ class Lora:
 
 
 def add_lora(backbone: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
-    """Put a fresh adapter on every target; only the adapter trains, in float32 whatever the backbone's dtype.
+    """Put a new adapter on every target; only the adapter trains, in float32 whatever the backbone's dtype.
 
     AdamW's update of a weight is about the learning rate: in bfloat16, whose spacing near 0.02 is 1e-4, a step of 1e-5
     would be lost to rounding.
@@ -68,7 +68,7 @@ def add_lora(backbone: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
     Args:
         backbone: Frozen model.
         lora: Settings.
-        seed: Of the adapter's initialisation; the global generators are left as they were.
+        seed: Of the adapter's initialization; the global generators are left as they were.
 
     Raises:
         UserError: A target list matches nothing, or what is trained in full shares its weight with something frozen.
@@ -121,7 +121,7 @@ def load_lora(backbone: PreTrainedModel, folder: Path, trainable: bool = False) 
             "diverged, or the file is damaged. Train it again."
         )
     try:
-        with torch.random.fork_rng():  # PEFT draws an initialisation before it is overwritten
+        with torch.random.fork_rng():  # PEFT draws an initialization before it is overwritten
             model = get_peft_model(backbone, configuration, autocast_adapter_dtype=True)
         assert isinstance(model, PeftModel)
         refuse_another_models(model, weights, folder)
@@ -149,7 +149,7 @@ def _lora_config(folder: Path) -> LoraConfig:
 
 
 def refuse_another_models(model: PeftModel, weights: dict[str, Tensor], folder: Path) -> None:
-    """PEFT would leave a tensor that the file lacks at its initialisation, and drop one that the model lacks."""
+    """Refuse other tensors than the adapter's: PEFT leaves missing ones at their initialization, and drops others."""
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
     base = dict(model.named_parameters())
     # PEFT adds a copy of the head or the embeddings where they are adapted. It must be the base's own.
@@ -164,11 +164,11 @@ def refuse_another_models(model: PeftModel, weights: dict[str, Tensor], folder: 
         for name in sorted(expected.keys() & weights.keys())
         if weights[name].shape != expected[name].shape
     ]
-    found = {"lacks": missing, "has in addition": unexpected, "has in other shapes": shapes}
-    if any(found.values()):
+    differences = {"lacks": missing, "has in addition": unexpected, "has in other shapes": shapes}
+    if any(differences.values()):
         raise UserError(
             f"The adapter in {folder} does not fit {model.get_base_model().name_or_path}: it "
-            + "; it ".join(f"{what} {some_tensors(names)}" for what, names in found.items() if names)
+            + "; it ".join(f"{what} {some_tensors(names)}" for what, names in differences.items() if names)
             + ". Give the base that it was trained on as model.backbone."
         )
 
@@ -176,8 +176,8 @@ def refuse_another_models(model: PeftModel, weights: dict[str, Tensor], folder: 
 def save_lora(model: PeftModel, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
     """Write an adapter as a PEFT folder: the same adapter gives the same bytes in every process.
 
-    Call it inside `complete_folder`, which flushes the files and makes the folder appear whole. Beside PEFT's two files
-    lies `SHA256SUMS`, for `sha256sum --check` and for `load_lora`.
+    Call it inside `complete_folder`, which flushes the files and makes the folder appear whole. `SHA256SUMS` lies next
+    to PEFT's two files, for `sha256sum --check` and for `load_lora`.
 
     Args:
         model: The model.

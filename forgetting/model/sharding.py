@@ -1,4 +1,4 @@
-"""FSDP2: the model's parameters shared out over the ranks, each of which trains on its part of a step."""
+"""FSDP2: the model's parameters distributed over the ranks, each of which trains on its part of a step."""
 
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch.distributed.device_mesh import DeviceMesh
@@ -9,7 +9,7 @@ from forgetting.model.language_model import LanguageModel
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """Data parallel over all ranks, however many there are, each of which holds its share of the parameters.
+    """Data parallel over all ranks, however many there are, each of which holds a part of the parameters.
 
     The Trainer knows it as `strategy: sharded`. Lightning's own defaults would be tensor parallel within a node, and
     checkpoints that are folders.
