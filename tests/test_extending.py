@@ -21,7 +21,9 @@ from forgetting.method.steps import StepDataset
 from forgetting.method.store import ScoreStore
 
 PAGE = Path(__file__).parent.parent / "docs/extending.md"
-BLOCKS = dict(re.findall(r"`(\w+\.py)`:\n\n```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL))
+BLOCKS = dict(
+    re.findall(r"`(\w+\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+)
 FIT = ["fit", "--config", METHOD]
 
 
@@ -44,7 +46,9 @@ def an_objective(name: str, **arguments) -> Objective:
 
 def test_each_example_is_at_most_thirty_lines():
     assert {name: text.count("\n") for name, text in BLOCKS.items() if text.count("\n") > 40} == {}
-    assert all(BLOCKS[name].count("\n") <= 30 for name in ("bounded.py", "learned.py", "scores_of_mine.py"))
+    assert all(
+        BLOCKS[name].count("\n") <= 30 for name in ("bounded.py", "learned.py", "scores_of_mine.py", "mine.yaml")
+    )
 
 
 def test_the_bounded_term_is_token_npo_in_closed_form_and_bounded():
@@ -148,6 +152,16 @@ def test_the_loop_without_lightning_runs_and_its_loss_falls(work):
     losses = [float(value) for value in re.findall(r"step \d+: ([\d.]+)", result.stdout)]
     assert len(losses) == 5, result.stderr
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_the_study_of_ones_own_data_prints_a_table(work, capsys):
+    Path("source.jsonl").rename("mine.jsonl")
+    main(["table", "mine.yaml", "--run", "--seeds", "2"])
+    table = capsys.readouterr().out
+    for row in ("Full Tokens", "Random", "Ignoring", "Forgetting", "Bounded"):
+        assert re.search(rf"\| {row} +\| 2 seeds +\| [\d.* ±]+ \|", table), table
+    assert re.search(r"Bounded − Forgetting .*\[[−+][\d.]+, [−+][\d.]+\]", table), table
 
 
 @pytest.mark.filterwarnings("ignore")
