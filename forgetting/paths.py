@@ -4,7 +4,7 @@ from forgetting.errors import UserError
 
 
 def _configs() -> Path:
-    """The folder of configurations: inside the package in a wheel, beside it in a checkout."""
+    """The folder of configurations: inside the package in a wheel, next to it in a checkout."""
     package = Path(__file__).resolve().parent
     for folder in (package / "configs", package.parent / "configs"):
         if (folder / "paper.yaml").is_file():

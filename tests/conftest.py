@@ -78,7 +78,7 @@ def write_backbone(folder: Path, family: str = "llama", seed: int = 0) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(small_configuration(family))
-        for parameter in model.parameters():  # wider than the usual initialisation, so that tokens differ in nll
+        for parameter in model.parameters():  # wider than the usual initialization, so that tokens differ in nll
             if parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=0.15)
     model.save_pretrained(folder)

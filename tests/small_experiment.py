@@ -65,7 +65,7 @@ class SignalAt(Callback):
 
     Args:
         number: The signal.
-        step: Optimiser steps done.
+        step: Optimizer steps done.
         rank: The rank that gets it.
         on: `step` (before its checkpoint), `next` (after it, and after its validation), `end` (of training),
             `validation` or `predict`.

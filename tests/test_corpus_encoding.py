@@ -182,7 +182,7 @@ def test_words_and_plain_suit_a_generated_world() -> None:
     assert example.response_mask.tolist() == [False] * 3 + [True] * 3 + [False] * 2 + [True] * 2
 
 
-def test_the_hash_follows_behaviour_and_not_padding() -> None:
+def test_the_hash_follows_behavior_and_not_padding() -> None:
     tokenizer = tokenizer_of("gpt2")
     before = tokenizer_hash(tokenizer)
     tokenizer_of.cache_clear()

@@ -143,7 +143,7 @@ def test_a_source_is_cut_to_its_size_by_seed_and_name() -> None:
         pool.sampled(60, 0, "S")
 
 
-def test_lottery_numbers_are_fixed() -> None:
+def test_hash_order_are_fixed() -> None:
     # Made by this function; if it changes, every corpus drawn before changes too: raise FORMAT in prepare.py then.
     assert hash_order(0, "draw", b"key").hex() == "797b26b87760c20d5a62a2126726b95ac7cfc80a4ee1411736b1d5e915b877d5"
     assert hash_order(0, "draw", b"a", b"bc") != hash_order(0, "draw", b"ab", b"c")

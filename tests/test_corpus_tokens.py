@@ -74,7 +74,7 @@ def test_a_second_call_opens_what_is_there(
 ) -> None:
     made = tokenize_corpus(corpus, tiny_tokenizer, "plain", 64)
     with monkeypatch.context() as patched:
-        patched.setattr(tokens, "Encoder", lambda *_: pytest.fail("tokenised again"))
+        patched.setattr(tokens, "Encoder", lambda *_: pytest.fail("tokenized again"))
         opened = tokenize_corpus(corpus, tiny_tokenizer, "plain", 64)
     assert opened.folder == made.folder
     assert opened.content_hash == made.content_hash

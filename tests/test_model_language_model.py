@@ -130,7 +130,7 @@ def test_a_head_that_is_trained_or_adapted_takes_the_ordinary_path(lora, trained
         assert (a - b).norm() <= 1e-6 * b.norm().clamp(min=1e-3)
 
 
-def test_the_initialisation_follows_the_seed_and_leaves_other_draws_alone():
+def test_the_initialization_follows_the_seed_and_leaves_other_draws_alone():
     def weights(seed):
         torch.manual_seed(123)
         model = add_lora(causal_lm(FAMILIES["llama"]), Lora(rank=2), seed)

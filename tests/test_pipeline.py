@@ -319,7 +319,7 @@ def test_scores_of_another_adapter_or_precision_are_refused(work):
     save_file({name: tensor + 1 for name, tensor in tensors.items()}, weights)
     with pytest.raises(UserError, match="adapter or precision"):
         main(options)
-    with pytest.raises(UserError, match="another adapter than the one beside it"):
+    with pytest.raises(UserError, match="another adapter than the one next to it"):
         fit("ignoring")
 
 

@@ -30,7 +30,7 @@ class Pretraining:
         hidden: Width.
         layers: Decoder layers.
         heads: Attention heads.
-        steps: Optimiser steps.
+        steps: Optimizer steps.
         documents: Documents in a step.
         learning_rate: AdamW's peak, after `warmup` steps; it falls linearly, to a fiftieth.
         warmup: Steps over which the learning rate rises.

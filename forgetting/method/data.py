@@ -227,7 +227,7 @@ class ForgettingData(LightningDataModule):
         trained = store.folder.parent / "adapter"  # where the store lies in the run of its reference
         if trained.is_dir() and adapter_hash(trained) != store.identity["adapter"]:
             raise UserError(
-                f"The score store {store.folder} was made with another adapter than the one beside it. Remove it "
+                f"The score store {store.folder} was made with another adapter than the one next to it. Remove it "
                 f"and score again with\n  {self.score_command}"
             )
         return store

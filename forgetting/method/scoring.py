@@ -82,7 +82,7 @@ class ScoringData(LightningDataModule):
 
     Args:
         data: The corpus and the store's folder.
-        made_with: What scores depend on beside the corpus: adapter, dtype, precision.
+        made_with: What scores depend on besides the corpus: adapter, dtype, precision.
     """
 
     def __init__(self, data: ForgettingData, made_with: dict[str, Any]) -> None:

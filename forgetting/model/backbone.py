@@ -45,7 +45,7 @@ def load_backbone(
         backbone: Hub id or folder, in the transformers format with safetensors weights.
         revision: Hub revision; None is the newest.
         dtype: Of the weights in memory.
-        four_bit: Quantise the weights to NF4 (bitsandbytes; needs a CUDA device).
+        four_bit: Quantize the weights to NF4 (bitsandbytes; needs a CUDA device).
         attention: transformers' `attn_implementation`; None lets it choose.
 
     Raises:
