@@ -142,6 +142,21 @@ def _kind(content: Any) -> str:
     return {dict: "object", list: "array", str: "string", bool: "boolean"}.get(type(content), "number or null")
 
 
+def write_manifest(path: Path, content: dict[str, Any]) -> None:
+    """Write a manifest, with a hash of its own content, so that a change of it is noticed too."""
+    write_json(path, {**content, "hash": hash_content(content)})
+
+
+def verify_manifest(path: Path, content: dict[str, Any], remedy: str) -> None:
+    """Compare a manifest that was read with the hash of its own content, which is taken out.
+
+    Raises:
+        UserError: It is not as `write_manifest` wrote it.
+    """
+    if content.pop("hash", None) != hash_content(content):
+        raise UserError(f"{path} was changed or damaged since it was written. {remedy}")
+
+
 def inside(root: Path, name: str) -> Path:
     """`root / name`, refused where it would lie outside of `root`: names come from configurations and from files.
 

@@ -110,7 +110,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from conftest import byte_tokenizer
 from test_corpus_disk import config_of
-from forgetting.corpus import manifest
+from forgetting.corpus import prepare, tokens
 from forgetting.corpus.prepare import prepare_corpus
 from forgetting.corpus.tokens import tokenize_corpus
 def die(*_):
@@ -118,9 +118,9 @@ def die(*_):
 folder = Path(sys.argv[2])
 if sys.argv[3] == "tokens":
     corpus = prepare_corpus(config_of(folder, 60), folder / "corpora")
-    manifest.write_json = die  # the last thing that is written
+    tokens.write_manifest = die  # the last thing that is written
     tokenize_corpus(corpus, byte_tokenizer(), "tulu", 512)
-manifest.write_json = die
+prepare.write_manifest = die
 prepare_corpus(config_of(folder, 60), folder / "corpora")
 """
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from forgetting.artifacts import hash_content, hash_file, inside, read_json, refuse_changed, write_json
+from forgetting.artifacts import hash_content, hash_file, read_json, refuse_changed, verify_manifest
 from forgetting.errors import UserError
 
 NAME = "manifest.json"
@@ -21,11 +21,6 @@ def describe_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, An
     return {
         name: {"bytes": (folder / name).stat().st_size, "sha256": hash_file(folder / name)} for name in sorted(names)
     }
-
-
-def write_manifest(folder: Path, content: dict[str, Any]) -> None:
-    """Write a manifest, with a hash of its own content, so that a change of it is noticed too."""
-    write_json(folder / NAME, {**content, "hash": hash_content(content)})
 
 
 def read_manifest(folder: Path, kind: str, version: int, command: str) -> dict[str, Any]:
@@ -51,21 +46,11 @@ def read_manifest(folder: Path, kind: str, version: int, command: str) -> dict[s
             f"{folder} is not a {kind} of format {version} (found {manifest['kind']} of format {manifest['format']}). "
             f"{remedy}"
         )
-    own_hash = manifest.pop("hash", None)
-    if own_hash != hash_content(manifest):
-        raise UserError(f"{folder / NAME} was changed or damaged since it was written. {remedy}")
+    verify_manifest(folder / NAME, manifest, remedy)
     if folder.absolute().name != (name := folder_name(kind, manifest["identity"])):
         raise UserError(
             f"{folder} is not what its name says: it was made as {name}. Give it that name again, or move it away."
         )
     for split, entry in manifest["splits"].items():
-        for name, file in entry["files"].items():
-            path = inside(folder, f"{split}/{name}")
-            size = path.stat().st_size if path.is_file() else None
-            if size != file["bytes"]:
-                state = "is missing" if size is None else f"has {size:,} bytes"
-                raise UserError(
-                    f"{folder} is damaged: {split}/{name} {state}, its manifest says {file['bytes']:,}. {remedy}"
-                )
         refuse_changed(folder, {f"{split}/{name}": file["sha256"] for name, file in entry["files"].items()}, remedy)
     return manifest

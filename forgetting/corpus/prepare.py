@@ -10,9 +10,9 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
-from forgetting.artifacts import complete_folder, hash_content, inside
+from forgetting.artifacts import complete_folder, hash_content, inside, write_manifest
 from forgetting.corpus.configuration import SPLITS, CorpusConfig
-from forgetting.corpus.manifest import describe_files, folder_name, read_manifest, write_manifest
+from forgetting.corpus.manifest import NAME, describe_files, folder_name, read_manifest
 from forgetting.corpus.noise import kinds_of
 from forgetting.corpus.pool import Draw, Examples, draw, shares
 from forgetting.corpus.sources import LoadedSource, ResolvedSource, SourceCache, read_source, resolve_source
@@ -142,7 +142,7 @@ def _make(
     }
     for pair, number in manifest["overlap"].items():
         logger.warning("%s share %d examples: the published splits are not disjoint.", pair, number)
-    write_manifest(folder, manifest)
+    write_manifest(folder / NAME, manifest)
 
 
 def _pool_counts(reads: list[LoadedSource], drawn: Draw) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Int32, UInt8
 from transformers import PreTrainedTokenizerBase
 
-from forgetting.artifacts import complete_folder, hash_content, inside
+from forgetting.artifacts import complete_folder, hash_content, inside, write_manifest
 from forgetting.corpus.encoding import Encoded, Encoder, tokenizer_hash
-from forgetting.corpus.manifest import describe_files, folder_name, read_manifest, write_manifest
+from forgetting.corpus.manifest import NAME, describe_files, folder_name, read_manifest
 from forgetting.corpus.noise import NoiseSpan
 from forgetting.corpus.prepare import Corpus
 from forgetting.corpus.segments import mark_noise
@@ -143,7 +143,7 @@ def tokenize_corpus(
                 "format": FORMAT, "kind": "tokens", "content_hash": hash_content(hashes), "identity": identity,
                 "noise_kinds": kinds, "splits": splits,
             }  # fmt: skip
-            write_manifest(temporary, manifest)
+            write_manifest(temporary / NAME, manifest)
     return TokenizedCorpus(folder)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from forgetting.artifacts import complete_folder, hash_content, hash_file, read_json, refuse_changed, write_json
+from forgetting.artifacts import complete_folder, hash_file, read_json, refuse_changed, verify_manifest, write_manifest
 from forgetting.errors import UserError
 from forgetting.lab.benchmarks import suite, write_tasks
 from forgetting.lab.language import Size, build_language
@@ -59,8 +59,7 @@ def write_world(world: World, folder: Path, on_step: OnStep | None = None) -> No
         write_base(temporary / "base", language, world.seed, world.pretraining, on_step)
         files = sorted(file for file in temporary.rglob("*") if file.is_file())
         hashes = {file.relative_to(temporary).as_posix(): hash_file(file) for file in files}
-        content = {"settings": settings, "files": hashes}
-        write_json(temporary / "manifest.json", {**content, "hash": hash_content(content)})
+        write_manifest(temporary / "manifest.json", {"settings": settings, "files": hashes})
 
 
 def overlay(seed: int, folder: Path) -> dict[str, Any]:
@@ -89,9 +88,7 @@ def _refuse_another(settings: dict[str, Any], folder: Path) -> None:
     manifest = read_json(path, dict, ("settings",), remedy)
     if manifest["settings"] != settings:
         raise UserError(f"{folder} holds a world that was made with other settings or by another version. {remedy}")
-    own_hash = manifest.pop("hash", None)
-    if own_hash != hash_content(manifest):
-        raise UserError(f"{path} was changed or damaged since it was written. {remedy}")
+    verify_manifest(path, manifest, remedy)
     refuse_changed(folder, manifest["files"], remedy)
 
 
