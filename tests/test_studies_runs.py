@@ -108,7 +108,9 @@ def test_a_row_counts_the_runs_that_are_there(table: Callable[[], str]) -> None:
     text = table()
     assert "| Full | 1 seed" in text
     assert "seed-1/adapter: the run was trained again since. It does not count; evaluate again." in text
-    assert "- Full (Tiny): `python -m forgetting evaluate runs/tiny/full/seed-1 --suite small.yaml --device cpu`" in text
+    assert (
+        "- Full (Tiny): `python -m forgetting evaluate runs/tiny/full/seed-1 --suite small.yaml --device cpu`" in text
+    )
 
     # Evaluated again: it counts, but it is no second seed of the other run.
     evaluate("runs/tiny/full/seed-1")
