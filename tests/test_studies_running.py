@@ -42,7 +42,7 @@ groups:
   - name: Small
     rows:
       - {name: Base, base: true}
-      - {name: Full, set: {data.positive_fraction: all}}
+      - {name: Full, set: {model.objective: MeanNLL, data.positive_fraction: all}}
       - {name: Half, set: {data.positive_fraction: 0.5}}
       - {name: Most}
     compare: [[Half, Most], [Full, Base]]
@@ -160,7 +160,7 @@ def test_a_killed_study_is_resumed_to_the_same_numbers(tmp_path: Path, monkeypat
         write_work(folder)
         study = Path(folder / "mine.yaml")
         others = "      - {name: Half, set: {data.positive_fraction: 0.5}}\n"
-        full = "      - {name: Full, set: {data.positive_fraction: all}}\n"
+        full = "      - {name: Full, set: {model.objective: MeanNLL, data.positive_fraction: all}}\n"
         minutes = "  - {name: Minutes, cost: fit}\n"
         text = study.read_text()
         for part in (others, full, minutes, "    compare: [[Half, Most], [Full, Base]]\n"):
@@ -225,7 +225,7 @@ def test_a_process_per_device_is_not_started_from_here(work: Path, devices: str)
         (("noise: auc", "noise: area"), "noise is 'area'; one of auc, precision, recall, noise_fraction"),
         (("cost: fit", "cost: score"), "cost is 'score'; one of fit, evaluate was expected"),
         (
-            ("{data.positive_fraction: all}", "[1]"),
+            ("{model.objective: MeanNLL, data.positive_fraction: all}", "[1]"),
             "set: a mapping from settings to values was expected, not a list",
         ),
         (("data.positive_fraction: all", "positive_fraction: all"), "set: 'positive_fraction' is no setting; model"),

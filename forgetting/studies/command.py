@@ -23,6 +23,7 @@ def table_command(arguments: list[str]) -> None:
     options = parse(_parser(), arguments)
     forms = _forms(options)
     from forgetting.evaluation.suite import PROTOCOLS
+    from forgetting.studies import collect  # noqa: F401 - now, since the code may be updated while jobs run for hours
     from forgetting.studies.plan import Plan
     from forgetting.studies.results import RunFolders
     from forgetting.studies.spec_file import load_study
