@@ -15,7 +15,6 @@ from torch.nn.functional import logsigmoid
 from forgetting.cli import main
 from forgetting.errors import UserError
 from forgetting.method.masks import ScoredSplit
-from forgetting.method.module import response_tokens
 from forgetting.method.objectives import Objective, ResponseTokens, Step
 from forgetting.method.steps import StepDataset
 from forgetting.method.store import ScoreStore
@@ -99,7 +98,7 @@ def test_columns_are_those_of_the_tokens_whatever_the_division_and_empty_batches
         for rank in range(ranks):
             step = StepDataset(Examples(), masks, budget, rank, ranks, split, ("nll_base",))[0, [5, 1, 2]]
             for batch in step.micro_batches:
-                tokens = response_tokens(torch.zeros(len(batch.positive_mask)), batch)
+                tokens = batch.tokens(torch.zeros(len(batch.positive_mask)))
                 assert tokens["nll_base"].shape == tokens.nll.shape == tokens.example.shape
                 seen.append(tokens["nll_base"])
         expected = np.concatenate([split.example(i)["nll_base"] for i in (5, 1, 2)])

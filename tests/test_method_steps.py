@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from forgetting.method.module import response_tokens
 from forgetting.method.objectives import Forgetting, MeanNLL, Objective, Step
 from forgetting.method.steps import StepDataset, StepSampler, distribute
 from forgetting.model.language_model import LanguageModel
@@ -76,7 +75,7 @@ def loss_and_gradient(network, dataset: StepDataset, indices: list[int], objecti
         step = dataset[0, indices]
         for batch in step.micro_batches:
             counts = Step(8, 10, step.num_positive, step.num_negative)
-            part = objective(response_tokens(network(batch.inputs), batch), counts)
+            part = objective(batch.tokens(network(batch.inputs)), counts)
             part.backward()
             total += part.detach()
     gradient = torch.cat([p.grad.flatten() for p in network.parameters() if p.requires_grad])
@@ -116,9 +115,7 @@ def test_the_control_normalizing_inside_micro_batches_is_seen():
     _, gradient = loss_and_gradient(network, dataset, list(range(len(examples))), MeanNLL())
     network.zero_grad()
     for batch in step.micro_batches:
-        inside = MeanNLL()(
-            response_tokens(network(batch.inputs), batch), Step(8, 10, int(batch.positive_mask.sum()), 0)
-        )
+        inside = MeanNLL()(batch.tokens(network(batch.inputs)), Step(8, 10, int(batch.positive_mask.sum()), 0))
         (inside / len(step.micro_batches)).backward()
     other = torch.cat([p.grad.flatten() for p in network.parameters() if p.requires_grad])
     assert (other - gradient).norm() > 1e-2 * gradient.norm()
@@ -143,7 +140,7 @@ def test_all_positive_equals_hugging_faces_token_mean(family):
     assert len(step.micro_batches) > 1
     with torch.no_grad():
         parts = [
-            MeanNLL()(response_tokens(network(b.inputs), b), Step(0, 1, step.num_positive, step.num_negative))
+            MeanNLL()(b.tokens(network(b.inputs)), Step(0, 1, step.num_positive, step.num_negative))
             for b in step.micro_batches
         ]
     rows = [(torch.tensor(examples.input_ids(i)).long(), torch.tensor(examples.response_mask(i))) for i in range(6)]

@@ -16,9 +16,9 @@ from transformers import get_linear_schedule_with_warmup
 
 from forgetting.errors import UserError
 from forgetting.method.held_out import HeldOutBatch
-from forgetting.method.objectives import Objective, ResponseTokens, Step, StepSums
+from forgetting.method.objectives import Objective, Step, StepSums
 from forgetting.method.scoring import ShardScores, ShardWork, score_shard
-from forgetting.method.steps import LabeledBatch, OptimizerStep
+from forgetting.method.steps import OptimizerStep
 from forgetting.model.adapter_folder import adapter_hash
 from forgetting.model.backbone import load_backbone
 from forgetting.model.dtypes import DType
@@ -178,7 +178,7 @@ class FineTuner(LightningModule):
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, Σ nll of the positive, of the negative
         for place, batch in enumerate(step.micro_batches, start=1):
             with nullcontext() if place == len(step.micro_batches) else self._without_gradient_sync():
-                tokens = response_tokens(self.language_model(batch.inputs), batch)
+                tokens = batch.tokens(self.language_model(batch.inputs))
                 share = self.objective(tokens, counts)
                 # Strategies average gradients over ranks; the shares are to be summed.
                 self.manual_backward(share * self.trainer.world_size)
@@ -289,13 +289,6 @@ class FineTuner(LightningModule):
                 f"The checkpoint holds {len(left)} tensors where this run has {len(here)} (differing in "
                 f"{sorted(left ^ here)[:3]}): it belongs to another base model, objective or other LoRA settings."
             )
-
-
-def response_tokens(nll: Tensor, batch: LabeledBatch) -> ResponseTokens:
-    """What an objective sees of a micro-batch."""
-    counts = batch.inputs.response_mask.sum(1)
-    example = torch.arange(len(counts), device=nll.device).repeat_interleave(counts, output_size=len(nll))
-    return ResponseTokens(nll, batch.positive_mask, batch.negative_mask, example, batch.columns)
 
 
 def _refuse_out_of_range(
