@@ -217,8 +217,8 @@ def test_what_the_text_states_holds_or_is_listed_as_a_slip(spec: TableSpec, stat
     assert holds(spec, stated) == (stated.slip is None)
 
 
-def test_the_page_of_slips_lists_what_the_tables_note() -> None:
-    page = " ".join((REPOSITORY / "docs/slips.md").read_text().split())
+def test_the_page_of_errata_lists_what_the_tables_note() -> None:
+    page = " ".join((REPOSITORY / "docs/errata.md").read_text().split())
     footnotes = [note for spec in TABLES.values() for note in spec.footnotes()]
     assert len(footnotes) == 10
     assert [note for note in footnotes if " ".join(note.split()) not in page] == []

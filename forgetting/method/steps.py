@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from forgetting.method.masks import SideMasks
-from forgetting.model.batch import MicroBatch, cut_by_tokens, pad
+from forgetting.model.batch import MicroBatch, batch_by_tokens, pad
 
 
 @runtime_checkable
@@ -67,7 +67,7 @@ def share_out(lengths: Sequence[int] | np.ndarray, budget: int, num_ranks: int) 
         For each rank its micro-batches, each a list of indices into `lengths`.
     """
     share = -(-int(np.sum(lengths)) // num_ranks)
-    groups = cut_by_tokens(lengths, min(budget, max(share, 1)))
+    groups = batch_by_tokens(lengths, min(budget, max(share, 1)))
     groups.sort(key=lambda group: -len(group) * int(lengths[group[0]]))
     rounds = -(-len(groups) // num_ranks)
     groups += [[] for _ in range(rounds * num_ranks - len(groups))]
