@@ -8,7 +8,7 @@ import argparse
 import numpy as np
 from setting import PROMPT, RESPONSE, word_counts
 
-from forgetting.model.batch import cut_by_tokens
+from forgetting.model.batch import batch_by_tokens
 
 
 def lengths(num: int) -> np.ndarray:
@@ -38,7 +38,7 @@ def main() -> None:
     for budget in options.budgets:
         for name, size in (("training", options.batch_size), ("scoring", options.shard_size)):
             found = []
-            for cut in (fullest, cut_by_tokens):
+            for cut in (fullest, batch_by_tokens):
                 parts = [made[i : i + size] for i in range(0, len(made), size)]
                 groups = [part[group] for part in parts for group in cut(part, budget)]
                 padded = sum(len(group) * int(group.max()) for group in groups)

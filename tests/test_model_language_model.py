@@ -25,7 +25,7 @@ from transformers import (
 
 from forgetting.errors import UserError
 from forgetting.model.backbone import load_backbone, load_configuration, load_tokenizer
-from forgetting.model.batch import PASS_COST, cut_by_tokens, pad, shift
+from forgetting.model.batch import PASS_COST, batch_by_tokens, pad, shift
 from forgetting.model.language_model import LanguageModel
 from forgetting.model.lora import PROJECTIONS, Lora, add_lora, default_targets, load_lora
 
@@ -262,12 +262,12 @@ def test_the_shift_aligns_a_target_with_the_position_before_it():
 
 
 def test_groups_hold_similar_lengths_within_the_budget():
-    assert cut_by_tokens([5, 50, 6, 48, 4], 100) == [[1, 3], [2, 0, 4]]
-    assert cut_by_tokens([120, 3], 100) == [[0], [1]]
-    assert cut_by_tokens([], 100) == []
+    assert batch_by_tokens([5, 50, 6, 48, 4], 100) == [[1, 3], [2, 0, 4]]
+    assert batch_by_tokens([120, 3], 100) == [[0], [1]]
+    assert batch_by_tokens([], 100) == []
     # Padding is avoided where the budget would allow it, but not for nothing.
-    assert cut_by_tokens([900, 10, 10], 10**6) == [[0], [1, 2]]
-    assert cut_by_tokens([12, 10, 10], 10**6) == [[0, 1, 2]]
+    assert batch_by_tokens([900, 10, 10], 10**6) == [[0], [1, 2]]
+    assert batch_by_tokens([12, 10, 10], 10**6) == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize(("scale", "budget"), [(60, 400), (600, 3000), (600, 10**6), (600, 1)])
@@ -277,7 +277,7 @@ def test_no_other_cut_into_groups_costs_less(scale, budget):
     def cost(groups):
         return sum(PASS_COST + len(group) * max(lengths[i] for i in group) for group in groups)
 
-    found = cut_by_tokens(lengths, budget)
+    found = batch_by_tokens(lengths, budget)
     assert sorted(i for group in found for i in group) == list(range(9))
     order = sorted(range(9), key=lambda i: -lengths[i])
     others = []

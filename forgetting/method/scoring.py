@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from forgetting.errors import UserError
 from forgetting.method.data import SCORED, ForgettingData, micro_batch_budget
 from forgetting.method.store import COLUMNS, ShardRange, has_shard, shard_ranges
-from forgetting.model.batch import MicroBatch, cut_by_tokens, pad
+from forgetting.model.batch import MicroBatch, batch_by_tokens, pad
 from forgetting.model.language_model import LanguageModel
 
 
@@ -63,7 +63,7 @@ class ScoringDataset(Dataset[ShardWork]):
         if number >= len(self):
             raise IndexError(number)
         shards = self.pending[number * self.num_ranks : (number + 1) * self.num_ranks]
-        groups = [cut_by_tokens(self.splits[s.split].lengths[s.first : s.last], self.budget) for s in shards]
+        groups = [batch_by_tokens(self.splits[s.split].lengths[s.first : s.last], self.budget) for s in shards]
         passes = max(len(g) for g in groups)
         shard = shards[self.rank] if self.rank < len(shards) else None
         members = groups[self.rank] if shard is not None else []

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from forgetting.method.masks import Masks
 from forgetting.method.objectives import ResponseTokens
 from forgetting.method.store import StoredSplit
-from forgetting.model.batch import MicroBatch, cut_by_tokens, pad
+from forgetting.model.batch import MicroBatch, batch_by_tokens, pad
 
 
 @runtime_checkable
@@ -77,7 +77,7 @@ def distribute(lengths: Sequence[int] | np.ndarray, budget: int, num_ranks: int)
         For each rank its micro-batches, each a list of indices into `lengths`.
     """
     share = -(-int(np.sum(lengths)) // num_ranks)
-    groups = cut_by_tokens(lengths, min(budget, max(share, 1)))
+    groups = batch_by_tokens(lengths, min(budget, max(share, 1)))
     groups.sort(key=lambda group: -len(group) * int(lengths[group[0]]))
     rounds = -(-len(groups) // num_ranks)
     groups += [[] for _ in range(rounds * num_ranks - len(groups))]

@@ -59,7 +59,7 @@ def shift(batch: MicroBatch) -> tuple[Bool[Tensor, "batch time"], Int[Tensor, " 
     return predicts, batch.input_ids[:, 1:][batch.response_mask[:, 1:]]
 
 
-def cut_by_tokens(lengths: Sequence[int] | np.ndarray, budget: int) -> list[list[int]]:
+def batch_by_tokens(lengths: Sequence[int] | np.ndarray, budget: int) -> list[list[int]]:
     """Divide sequences into batches of similar length, so that padding and forward passes together cost least.
 
     Sorted by length, the batches are contiguous. Of all divisions within the budget this is the cheapest, at one cost
