@@ -69,10 +69,10 @@ def runs_apart(folders: list[Path], changed: Collection[str] | None = None) -> s
 
 
 def _shared(origin: dict[str, Any] | None, changed: Collection[str]) -> dict[str, Any] | None:
-    """The part of a run's origin that repetitions share."""
+    """The part of a run's origin that repetitions share: each has inputs and a reference of its own."""
     if origin is None:
         return None
-    own = ("inputs.", "config_hash", *changed)
+    own = ("inputs.", "config_hash", "data.reference", *changed)
     return {key: value for key, value in origin.items() if not key.startswith(own)}
 
 

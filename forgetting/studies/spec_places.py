@@ -11,8 +11,9 @@ from forgetting.studies.spec_values import check_keys, text
 
 
 def near(name: str, path: Path) -> Path:
-    """A file relative to the study where it is there, else to the current folder."""
-    return path.parent / name if (path.parent / name).exists() else Path(name)
+    """A file or folder that the study in `path` names; the study itself is never meant."""
+    beside = path.parent / name
+    return beside if beside.exists() and not beside.samefile(path) else Path(name)
 
 
 def file_near(value: Any, path: Path, place: str) -> Path:
