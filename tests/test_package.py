@@ -8,7 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOW = (
-    "import forgetting.paths as p; from forgetting.arguments import base_files; print(p.__file__, *base_files(['fit']))"
+    "import forgetting.paths as p; from forgetting.arguments import base_files; print(p.__file__, *base_files(['fit']));"
+    "from forgetting.lab_command import experiments_folder; print(experiments_folder())"
 )
 
 
@@ -22,7 +23,8 @@ def test_a_wheel_installed_elsewhere_finds_its_configurations(tmp_path: Path) ->
     show = subprocess.run(
         [sys.executable, "-c", SHOW], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
     )
-    code, base = show.stdout.split()
+    code, base, lab = show.stdout.split()
+    assert Path(lab) == tmp_path / "site" / "forgetting" / "experiments"
     assert Path(code).is_relative_to(tmp_path)
     assert Path(base) == tmp_path / "site" / "forgetting" / "configs" / "paper.yaml"
     names = {

@@ -253,7 +253,7 @@ SPELLINGS = [
     ["--config", "file-order.yaml", "--config", "larger.yaml"],
     ["--model.lora", "{rank: 4}"],
     ["--model.lora.target_modules+", "q", "--model.lora.target_modules+=k"],
-    ["--model.objective", "Ignoring"],
+    ["--model.objective", "MeanNLL"],
     ["--model.objective=Forgetting", "--model.objective.t_max=0.3"],
     ["--model.objective", "{class_path: Forgetting, init_args: {t_max: 4e-1}}"],
     ["--model.objective.init_args", "{t_max: 0.4}"],
