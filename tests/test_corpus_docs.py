@@ -60,6 +60,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
+from conftest import byte_tokenizer
 from forgetting.corpus.configuration import CorpusConfig, Source
 from forgetting.corpus.prepare import prepare_corpus
 from forgetting.corpus.tokens import tokenize_corpus
