@@ -1,11 +1,13 @@
 """Studies run for real, on a model of a few thousand parameters: from one file to a table, again, killed, failing."""
 
+import gc
 import json
 import re
 import signal
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import write_backbone
 from small_experiment import adapter_bytes, in_process
@@ -94,9 +96,17 @@ def lines_of(text: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows}
 
 
+def bytes_of_tensors() -> int:
+    """Memory of all tensors that Python knows."""
+    gc.collect()
+    return sum(thing.nbytes for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
+
+
 @pytest.mark.slow
 def test_one_file_to_one_table_and_again(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = bytes_of_tensors()
     main(["table", "mine.yaml", "--run"])
+    assert bytes_of_tensors() - before < 100_000  # a job leaves nothing to the next one
     first = capsys.readouterr()
     rows = lines_of(first.out)
     assert rows["Full"][0] == "2 seeds"

@@ -84,7 +84,7 @@ def _held_by_a_forward_pass(trainer: lightning.Trainer, module: FineTuner, batch
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # itself, it would hold its own graph: a cycle that nothing frees
 
     moved = MicroBatch(batch.input_ids.to(module.device), batch.response_mask.to(module.device))
     with (
