@@ -21,7 +21,8 @@ from forgetting.lab.world import overlay
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-NOT_RUN: dict[str, str] = {}  # page#number of the block → the reason why its Python cannot be run
+NOT_RUN = {"extending.md#3": "takes the files of a run as arguments; tests/test_extending.py runs it"}
+"""Blocks of Python, page#number, that are not run here, and why."""
 
 
 def blocks(page: Path, *languages: str) -> list[str]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOW = (
-    "import forgetting.paths as p; from forgetting.arguments import base_files; print(p.__file__, *base_files(['fit']));"
+    "import forgetting.paths as p; from forgetting.arguments import base_files;"
+    "print(p.__file__, *base_files(['fit']));"
     "from forgetting.lab_command import experiments_folder; print(experiments_folder())"
 )
 
