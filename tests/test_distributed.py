@@ -103,7 +103,7 @@ def assert_same_scores(folder: Path, expected: Path) -> None:
     assert [s["file"] for s in ours.manifest["shards"]] == [s["file"] for s in theirs.manifest["shards"]]
     for split in theirs.splits:
         for column in ("nll_base", "nll_reference"):
-            a, b = (getattr(store.split(split), column) for store in (ours, theirs))
+            a, b = (store.split(split).column(column) for store in (ours, theirs))
             assert a.shape == b.shape
             assert np.abs(a - b).max() < 1e-5
 
