@@ -132,7 +132,7 @@ def test_the_checkpoint_of_another_run_is_refused(work):
         with pytest.raises(UserError, match=r"is of another run than .*; to start from another run's adapter give it"):
             main([*FIT, *options, "--ckpt_path", other])
     torch.save({"state_dict": {}, "global_step": 2, "pytorch-lightning_version": "2.6.0"}, "foreign.ckpt")
-    with pytest.raises(UserError, match="is of another run|belongs to another backbone"):
+    with pytest.raises(UserError, match="is of another run|belongs to another base model"):
         main([*FIT, "--ckpt_path", "foreign.ckpt"])
     assert not list(Path("runs").rglob("forgetting*/**/adapter"))
     main([*FIT, "--ckpt_path", other])
