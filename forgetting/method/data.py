@@ -164,13 +164,14 @@ class ForgettingData(LightningDataModule):
         if stage == "predict" or not self.reads_store:
             return
         self.store = self._matching_store()
-        if missing := [name for name in self.columns if name not in self.stored("train").columns]:
+        train = self.stored("train")
+        if missing := [name for name in self.columns if name not in train.columns]:
             raise UserError(
                 f"The objective reads {', '.join(missing)}; the score store {self.store.folder} has "
-                f"{', '.join(self.stored('train').columns)}. Name columns that are there."
+                f"{', '.join(train.columns)}. Name columns that are there."
             )
         if self.selects:
-            self.scored = ScoredSplit(self.stored("train"), self.score)
+            self.scored = ScoredSplit(train, self.score)
             self.selected = Selected(self.scored, self.selection)
 
     @property

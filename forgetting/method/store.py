@@ -164,9 +164,7 @@ class ScoreStore:
             state = "is unfinished" if folder.is_dir() and any(folder.rglob("*.arrow")) else "does not exist"
             raise UserError(f"The score store {folder} {state}.")
         remedy = f"Remove {folder / MANIFEST} and score again: only what is missing or damaged is made."
-        self.manifest: dict[str, Any] = read_json(
-            folder / MANIFEST, dict, ["format", "identity", "columns", "shards"], remedy
-        )
+        self.manifest: dict[str, Any] = read_json(folder / MANIFEST, dict, HASHED, remedy)
         if self.manifest["format"] != FORMAT:
             raise UserError(f"{folder} has format {self.manifest['format']}, this version reads {FORMAT}. {remedy}")
         self.identity: dict[str, Any] = self.manifest["identity"]
@@ -226,12 +224,8 @@ class StoredSplit:
             raise UserError(f"{wrong[0]} has {len(extra[wrong[0]])} values, the store {self.num_tokens} tokens.")
 
     def __reduce__(self) -> tuple[type["StoredSplit"], tuple[Any, ...]]:
-        return StoredSplit, (
-            self.name,
-            self._paths,
-            self._firsts,
-            self.extra,
-        )  # a loader's worker maps the files itself
+        # A loader's worker maps the files itself.
+        return StoredSplit, (self.name, self._paths, self._firsts, self.extra)
 
     def __len__(self) -> int:
         return self._firsts[-1] + self._tables[-1].num_rows

@@ -97,9 +97,9 @@ class TrainerCLI(LightningCLI):
         root = Path(settings.root)
         self.run = Run(settings.id, config.seed_everything, computed(plain), root)
         self.run.refuse_another(precision=self.command == "fit")
-        reference = Run(naming.reference_id, config.data.reference_seed, {}, root)
+        self._reference = Run(naming.reference_id, config.data.reference_seed, {}, root)
         self._finds_store = config.data.store is None and not naming.is_reference
-        config.data.store = config.data.store or reference.scores
+        config.data.store = config.data.store or self._reference.scores
         if self.command != "fit":
             config.model.adapter = self._trained_adapter(config)
 
@@ -109,16 +109,12 @@ class TrainerCLI(LightningCLI):
         Raises:
             UserError: Naming the keys that differ.
         """
-        naming, config = self.naming, self.config[self.command]
-        if not self.datamodule.reads_store:
-            return
-        reference = Run(naming.reference_id, config.data.reference_seed, {}, self.run.root)
-        if reference.provenance() is None:
+        if not self.datamodule.reads_store or self._reference.provenance() is None:
             return
         if (edited := self._reference_computed()) is not None:
-            replace(reference, computed=edited).refuse_another(precision=False)
+            replace(self._reference, computed=edited).refuse_another(precision=False)
         if self._finds_store:
-            refuse_unshared(self.run, reference, naming)
+            refuse_unshared(self.run, self._reference, self.naming)
 
     def _reference_computed(self) -> dict[str, Any] | None:
         """The results-affecting settings of the reference's files as they are; None where no command line is it."""
