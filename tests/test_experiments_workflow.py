@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import write_backbone
+from small_suite import write_suite
 
 from forgetting.studies.jobs import Key
 from forgetting.studies.plan import Plan
@@ -76,24 +77,6 @@ groups:
       - {name: Training, stage: fit, runs: [tiny/forgetting]}
       - {name: Total, total: [Reference, Scores, Training]}
 """
-SUITE = """
-name: small
-batch_size: 8
-dtype: float32
-include_path: [tasks]
-columns: {Sums: {tasks: [sums], metric: acc}}
-"""
-TASK = """
-task: sums
-dataset_path: json
-dataset_kwargs: {data_files: {test: tasks/sums.jsonl}}
-test_split: test
-num_fewshot: 0
-output_type: loglikelihood
-doc_to_text: question
-doc_to_target: answer
-metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
-"""
 
 
 def write_work(folder: Path, num_train: int) -> None:
@@ -112,10 +95,7 @@ def write_work(folder: Path, num_train: int) -> None:
         (experiments / f"tiny/{name}.yaml").write_text(text)
     lines = [{"question": f"{i} plus {i % 7}?", "answer": f" It is {i + i % 7}."} for i in range(num_train + 20)]
     (folder / "source.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "tasks").mkdir()
-    (folder / "tasks/sums.yaml").write_text(TASK)
-    (folder / "tasks/sums.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:6]))
-    (folder / "small.yaml").write_text(SUITE)
+    write_suite(folder, lines[:6])
     write_backbone(folder / "backbone")
 
 

@@ -11,6 +11,7 @@ import torch
 import yaml
 from conftest import write_backbone
 from small_experiment import adapter_bytes, in_process
+from small_suite import write_suite
 
 from forgetting.cli import main
 from forgetting.errors import UserError
@@ -29,7 +30,6 @@ columns:
   - {name: AUC, noise: auc}
   - {name: Recall of lies, noise: recall/lie}
 config:
-  run: null
   trainer: {accelerator: cpu, devices: 1, precision: 32-true, val_check_interval: 1.0}
   model: {backbone: backbone, dtype: float32, learning_rate: 1.0e-2, lora: {rank: 4}, objective: OBJECTIVE}
   data:
@@ -48,23 +48,6 @@ groups:
       - {name: Half, set: {data.positive_fraction: 0.5}}
       - {name: Most}
     compare: [[Half, Most], [Full, Base]]
-""".replace("  run: null\n", "")
-SUITE = """
-name: small
-batch_size: 8
-dtype: float32
-include_path: [tasks]
-columns: {Sums: {tasks: [sums], metric: acc}}
-"""
-TASK = """
-task: sums
-dataset_path: json
-dataset_kwargs: {data_files: {test: tasks/sums.jsonl}}
-test_split: test
-output_type: loglikelihood
-doc_to_text: question
-doc_to_target: answer
-metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 """
 
 
@@ -76,10 +59,7 @@ def write_work(folder: Path) -> None:
         for i in range(50)
     ]
     (folder / "source.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "tasks").mkdir()
-    (folder / "tasks/sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:6]))
-    (folder / "tasks/sums.yaml").write_text(TASK)
-    (folder / "small.yaml").write_text(SUITE)
+    write_suite(folder, rows[:6])
     (folder / "mine.yaml").write_text(STUDY.replace("OBJECTIVE", "{class_path: Forgetting}"))
 
 

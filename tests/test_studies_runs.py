@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import write_backbone
+from small_suite import write_suite
 
 from forgetting.cli import main
 
@@ -34,23 +35,6 @@ seeds: 2
 columns: [Sums, AVG]
 groups: [{name: Tiny, rows: [{name: Base, base: backbone}, {name: Full, run: tiny/full}]}]
 """
-SUITE = """
-name: small
-batch_size: 8
-dtype: float32
-include_path: [tasks]
-columns: {Sums: {tasks: [sums], metric: acc}}
-"""
-TASK = """
-task: sums
-dataset_path: json
-dataset_kwargs: {data_files: {test: tasks/sums.jsonl}}
-test_split: test
-output_type: loglikelihood
-doc_to_text: question
-doc_to_target: answer
-metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
-"""
 
 
 def write_experiment(learning_rate: float) -> None:
@@ -71,15 +55,13 @@ def table(
 ) -> Callable[[], str]:  # fmt: skip
     """A folder with two seeds that were trained and evaluated; the text of its table."""
     monkeypatch.chdir(tmp_path)
-    for folder in ("experiments/tiny", "tables", "tasks"):
+    for folder in ("experiments/tiny", "tables"):
         Path(folder).mkdir(parents=True)
     write_backbone(Path("backbone"))
     rows = [{"question": f"{i} plus {i % 7}?", "answer": f" It is {i + i % 7}."} for i in range(30)]
-    for file in ("source.jsonl", "tasks/sums.jsonl"):
-        Path(file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("source.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_suite(tmp_path, rows)
     Path("tables/small.yaml").write_text(TABLE)
-    Path("small.yaml").write_text(SUITE)
-    Path("tasks/sums.yaml").write_text(TASK)
     write_experiment(1e-2)
     for seed in (0, 1):
         run(seed)
