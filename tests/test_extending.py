@@ -93,7 +93,8 @@ def test_columns_are_those_of_the_tokens_whatever_the_division_and_empty_batches
     def masks(i):
         return np.ones(counts[i], bool), np.zeros(counts[i], bool)
 
-    for budget, ranks in ((10**6, 1), (40, 1), (40, 3), (10**6, 3)):
+    num_empty = 0
+    for budget, ranks in ((10**6, 1), (40, 1), (40, 3), (10**6, 5)):
         seen = []
         for rank in range(ranks):
             step = StepDataset(Examples(), masks, budget, rank, ranks, split, ("nll_base",))[0, [5, 1, 2]]
@@ -101,8 +102,10 @@ def test_columns_are_those_of_the_tokens_whatever_the_division_and_empty_batches
                 tokens = batch.tokens(torch.zeros(len(batch.positive_mask)))
                 assert tokens["nll_base"].shape == tokens.nll.shape == tokens.example.shape
                 seen.append(tokens["nll_base"])
+                num_empty += len(tokens.nll) == 0
         expected = np.concatenate([split.example(i)["nll_base"] for i in (5, 1, 2)])
         np.testing.assert_array_equal(np.sort(torch.cat(seen).numpy()), np.sort(expected))
+    assert num_empty  # a rank without sequences
 
 
 @pytest.mark.slow
