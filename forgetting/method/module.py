@@ -131,6 +131,10 @@ class FineTuner(LightningModule):
         """The adapter's parameters, by name: what an adapter's folder holds."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad and not name.startswith(OBJECTIVE)}
 
+    def _trained(self) -> list[torch.nn.Parameter]:
+        """Everything that the optimizer updates: the adapter, and an objective's parameters."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
     @property
     def columns(self) -> tuple[str, ...]:
         """Stored columns that the objective reads."""
@@ -149,8 +153,7 @@ class FineTuner(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW on what is trained; linear warm-up over ceil(warmup_fraction · steps), then linear decay to 0."""
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(self._trained(), lr=self.learning_rate, weight_decay=self.weight_decay)
         schedule = get_linear_schedule_with_warmup(
             optimizer, ceil(self.warmup_fraction * self.total_steps), self.total_steps
         )
@@ -213,7 +216,7 @@ class FineTuner(LightningModule):
         return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
     def _clip_gradient(self) -> Tensor:
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        parameters = self._trained()
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.gradient_clip is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip, norm)
