@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from forgetting.arguments import parse
 from forgetting.errors import UserError
-from forgetting.evaluation.suite import Suite, WeightDType
+from forgetting.evaluation.suite import PROTOCOLS, Suite, WeightDType
 
 
 def evaluate_command(arguments: list[str]) -> None:
@@ -20,38 +20,27 @@ def evaluate_command(arguments: list[str]) -> None:
     if len(names) > 1 and options.output:
         raise UserError(f"{options.target} holds {len(names)} runs, whose results --output would mix: leave it out.")
     suite = _suite(options)
+    from forgetting.evaluation.evaluate import evaluate
+
     failed: dict[str, str] = {}
     for name in names:
-        if len(names) == 1:
-            _evaluate(name, suite, options)
-            return
-        print(f"{name}:", flush=True)
+        if len(names) > 1:
+            print(f"{name}:", flush=True)
         try:
-            _evaluate(name, suite, options)
+            evaluate(
+                name, suite, Path(options.output) if options.output else None, options.revision, options.device,
+                merge=options.merge, whole_samples=options.samples, fresh=options.fresh, quiet=options.quiet,
+                wandb={"project": options.wandb} if options.wandb else None,
+            )  # fmt: skip
         except UserError as error:
+            if len(names) == 1:
+                raise
             failed[name] = str(error)
             print(f"error: {error}", file=sys.stderr, flush=True)
         gc.collect()  # the harness's model holds itself; the next one needs its memory
     if failed:
         name, error = next(iter(failed.items()))
         raise UserError(f"{len(failed)} of {len(names)} runs were not evaluated: {', '.join(failed)} ({name}: {error})")
-
-
-def _evaluate(name: str, suite: Suite, options: Namespace) -> None:
-    from forgetting.evaluation.evaluate import evaluate
-
-    evaluate(
-        name,
-        suite,
-        output=Path(options.output) if options.output else None,
-        revision=options.revision,
-        device=options.device,
-        merge=options.merge,
-        whole_samples=options.samples,
-        fresh=options.fresh,
-        quiet=options.quiet,
-        wandb={"project": options.wandb} if options.wandb else None,
-    )
 
 
 def compare_command(arguments: list[str]) -> None:
@@ -99,12 +88,12 @@ def _compare_parser() -> ArgumentParser:
     add = parser.add_argument
     add("run_a", type=str, help="folder with results, or an experiment's folder with its seed-<n>")
     add("run_b", type=str, help="the same")
-    add("--suite", type=str | None, default=None, help="whose results (default: the only one that both have)")
+    add("--suite", type=str | None, help="whose results (default: the only one that both have)")
     add("--protocol", type=str, default="corrected", help="corrected, published or token_stop")
     add("--confidence", type=float, default=0.95, help="of the interval")
     add("--resamples", type=int, default=10_000, help="of the bootstrap")
     add("--seed", type=int, default=0, help="of the bootstrap")
-    add("--output", type=str | None, default=None, help="also write the table as JSON")
+    add("--output", type=str | None, help="also write the table as JSON")
     return parser
 
 
@@ -116,51 +105,30 @@ def _evaluate_parser() -> ArgumentParser:
     )
     add = parser.add_argument
     add("target", type=str, help="a run folder, an experiment's folder (each seed in it), a model folder, or a hub id")
-    add("--suite", type=str | None, default=None, help="name in configs/evaluation/ or a YAML file (default: main)")
+    add("--suite", type=str | None, help="name in configs/evaluation/ or a YAML file (default: main)")
     add("--protocol", type=str, default="corrected", help="corrected, published or token_stop")
-    add(
-        "--tasks",
-        type=str,
-        nargs="+",
-        default=None,
-        help="tasks of the harness; with --suite: only these of it (a trial)",
-    )
-    add("--include-path", type=str, nargs="+", default=None, help="folders with further task files")
-    add("--data-files", type=str | None, default=None, help="YAML file: task → split → local file(s)")
-    add("--shots", type=int | None, default=None, help="few-shot examples (only without a suite)")
-    add(
-        "--documents",
-        type=int | None,
-        default=None,
-        help="only the first documents of each: a trial, kept in results.<suite>.trial.json",
-    )
-    add(
-        "--output",
-        type=str | None,
-        default=None,
-        help="folder, or .json file (default: the run's folder or runs/base/)",
-    )
-    add("--batch-size", type=str | None, default=None, help="a number, auto, or auto:N")
-    add("--device", type=str | None, default=None, help="such as cuda:1 or cpu")
-    add(
-        "--dtype",
-        type=WeightDType | None,
-        default=None,
-        help="of the weights (default: suite's, run's, model's)",
-    )
-    add("--revision", type=str | None, default=None, help="of a hub model")
-    add("--seed", type=int | None, default=None, help="of sampling and of the choice of few-shot examples")
+    add("--tasks", type=str, nargs="+", help="tasks of the harness; with --suite: only these of it (a trial)")
+    add("--include-path", type=str, nargs="+", help="folders with further task files")
+    add("--data-files", type=str | None, help="YAML file: task → split → local file(s)")
+    add("--shots", type=int | None, help="few-shot examples (only without a suite)")
+    add("--documents", type=int | None, help="only the first of each: a trial, kept in results.<suite>.trial.json")
+    add("--output", type=str | None, help="folder, or .json file (default: the run's folder or runs/base/)")
+    add("--batch-size", type=str | None, help="a number, auto, or auto:N")
+    add("--device", type=str | None, help="such as cuda:1 or cpu")
+    add("--dtype", type=WeightDType | None, help="of the weights (default: suite's, run's, model's)")
+    add("--revision", type=str | None, help="of a hub model")
+    add("--seed", type=int | None, help="of sampling and of the choice of few-shot examples")
     add("--merge", action="store_true", help="add the adapter into the weights first")
     add("--samples", action="store_true", help="keep documents and prompts next to scores and answers")
     add("--fresh", action="store_true", help="run tasks again that are finished")
     add("--quiet", action="store_true", help="no progress bars")
-    add("--wandb", type=str | None, default=None, help="project for a table in Weights & Biases (default: the run's)")
+    add("--wandb", type=str | None, help="project for a table in Weights & Biases (default: the run's)")
     return parser
 
 
 def _suite(options: Namespace) -> Suite:
     from forgetting.evaluation.naming import name_of_tasks
-    from forgetting.evaluation.suite import PROTOCOLS, Column, absolute_files, check_suite, load_suite, read_mapping
+    from forgetting.evaluation.suite import Column, absolute_files, check_suite, load_suite, read_mapping
 
     names = list(dict.fromkeys(name for given in options.tasks or [] for name in given.split(",") if name))
     if options.tasks is not None and not names:
