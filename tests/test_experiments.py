@@ -17,11 +17,11 @@ from jsonargparse import capture_parser
 from forgetting.arguments import base_files
 from forgetting.cli import build_cli, main
 from forgetting.errors import UserError
-from forgetting.evaluation.suite import load_suite
+from forgetting.evaluation.suite import load_suite, suite_path
 from forgetting.runs.naming import Naming
 from forgetting.studies.jobs import Job
 from forgetting.studies.plan import Plan, merged_jobs
-from forgetting.studies.results import RunFolders, suite_path
+from forgetting.studies.results import RunFolders
 from forgetting.studies.spec import Overhead, Stated, Study, Total
 from forgetting.studies.spec_file import load_study
 

@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 from forgetting.errors import UserError
 from forgetting.evaluation.naming import refuse_name
 from forgetting.model.dtypes import DType
+from forgetting.paths import CONFIGS
 
 WeightDType = Literal["auto"] | DType
 PROTOCOLS = ("corrected", "published", "token_stop")
@@ -103,6 +104,11 @@ class Suite:
         self.columns = {name: column for name, column in self.columns.items() if column.tasks}
 
 
+def suite_path(suite: str) -> Path:
+    """The file of a suite: of that name in `configs/evaluation/`, or the path itself."""
+    return Path(suite) if suite.endswith((".yaml", ".yml")) else CONFIGS / "evaluation" / f"{suite}.yaml"
+
+
 def load_suite(name: str, protocol: str = "corrected") -> Suite:
     """Read a suite under one protocol.
 
@@ -113,9 +119,7 @@ def load_suite(name: str, protocol: str = "corrected") -> Suite:
     Raises:
         UserError: There is no such suite or protocol, or the file is not a suite.
     """
-    from forgetting.paths import CONFIGS
-
-    path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / "evaluation" / f"{name}.yaml"
+    path = suite_path(name)
     if not path.is_file():
         known = sorted(file.stem for file in (CONFIGS / "evaluation").glob("*.yaml"))
         raise UserError(f"There is no suite {name}. Known: {', '.join(known)}; or give the path of a YAML file.")

@@ -1,7 +1,7 @@
 """Agreement: of the runs of a row, of the rows of a group, of the evaluations of a table."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,9 @@ from forgetting.arguments import flat
 from forgetting.artifacts import read_json
 from forgetting.errors import UserError
 from forgetting.model.adapter_folder import CONFIG, WEIGHTS, adapter_hash
+
+Results = Sequence[dict[str, Any]]
+"""As `evaluate` writes them, with their `path`."""
 
 NAMED = 5
 """Folders, and differing settings, that a message lists at most."""
@@ -137,13 +140,43 @@ def rows_differ(group: str, rows: Mapping[str, Mapping[str, Any]]) -> str | None
     return f"Rows of {group} do not share their {', '.join(parts)}." if parts else None
 
 
-def evaluated_apart(results: Iterable[Mapping[str, Any]], data: bool = True) -> list[str]:
-    """Notes on results of one table that were not evaluated in the same way: in which settings, and which results.
+def notes_on_results(groups: Sequence[Results], protocol: str) -> tuple[list[str], list[str]]:
+    """Return facts on how results were evaluated, and problems where they were not evaluated alike.
 
     Args:
-        results: As `evaluate` writes them, with their `path`.
-        data: Whether the evaluation examples must be the same.
+        groups: Results that are to be alike: all of them, or those of each repetition that has data of its own.
+        protocol: Of the evaluation.
     """
+    facts: list[str] = []
+    results = [result for group in groups for result in group]
+    if results:
+        counts = _documents(results)
+        listed = [f"{column} {'/'.join(map(str, sorted(numbers)))}" for column, numbers in counts.items()]
+        facts.append(f"Protocol {protocol}; documents: {', '.join(listed)}.")
+        harness = {result["versions"]["lm_eval"] for result in results}
+        facts.append(f"lm-evaluation-harness {', '.join(sorted(harness))}.")
+    problems: list[str] = []
+    for group in groups:
+        differing = [column for column, numbers in _documents(group).items() if len(numbers) > 1]
+        if differing:
+            problems.append(f"Rows were evaluated on different numbers of documents: {', '.join(differing)}.")
+        problems += _evaluated_apart(group, data=True)
+    if len(groups) > 1:
+        problems += _evaluated_apart(results, data=False)
+    return facts, list(dict.fromkeys(problems))
+
+
+def _documents(results: Results) -> dict[str, set[int]]:
+    """Numbers of evaluation examples by column."""
+    counts: dict[str, set[int]] = {}
+    for result in results:
+        for column, entry in result["columns"].items():
+            counts.setdefault(column, set()).add(entry["documents"])
+    return counts
+
+
+def _evaluated_apart(results: Results, data: bool) -> list[str]:
+    """Notes on the settings in which results differ; `data`: whether the evaluation examples must be the same."""
     values: dict[str, dict[str, list[str]]] = {}
     for result in results:
         for name, value in _settings(result, data).items():
@@ -160,7 +193,7 @@ def evaluated_apart(results: Iterable[Mapping[str, Any]], data: bool = True) -> 
     return notes
 
 
-def _settings(result: Mapping[str, Any], data: bool) -> dict[str, Any]:
+def _settings(result: dict[str, Any], data: bool) -> dict[str, Any]:
     """Settings that a result's numbers depend on, the model apart."""
     target = result["target"] if isinstance(result["target"], dict) else {}
     settings = {key: result[key] for key in ("dtype", "seed") if key in result}

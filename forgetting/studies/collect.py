@@ -1,9 +1,8 @@
 """From a plan and the run folders to a table: ours, the paper's, and what is missing."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from forgetting.arguments import flat, read_yaml
 from forgetting.errors import UserError
@@ -12,16 +11,17 @@ from forgetting.studies.agreement import (
     is_finished,
     is_trained,
     made_from,
+    notes_on_results,
     rows_differ,
     runs_apart,
 )
-from forgetting.studies.measures import Measures
-from forgetting.studies.notes import notes_on_results
 from forgetting.studies.pairs import Pair, over_documents, paired_difference
 from forgetting.studies.plan import Plan, PlannedRun
+from forgetting.studies.results import minutes
 from forgetting.studies.spec import (
     AVERAGE,
     BaseModel,
+    Column,
     CorpusSource,
     Group,
     Overhead,
@@ -32,6 +32,9 @@ from forgetting.studies.spec import (
     Value,
 )
 from forgetting.studies.table import Line, Section, Table, summary
+
+if TYPE_CHECKING:
+    from forgetting.studies.noise import Detection
 
 
 def collect(plan: Plan, everything: str = "", intervals: bool = True) -> Table:
@@ -59,11 +62,11 @@ def collect(plan: Plan, everything: str = "", intervals: bool = True) -> Table:
 class _Gathering:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.study, self.runs = plan, plan.study, plan.runs
-        self.measures = Measures(plan.runs)
         self.problems: list[str] = []
         self.results: dict[str, list[dict[str, Any]]] = {}  # by repetition, where repetitions have data of their own
         self.unchecked: list[Path] = []
         self.devices: set[str] = set()
+        self.detections: dict[Path, Detection | None] = {}
         self.lines: dict[str, Line] = {}
         self.origins: dict[str, dict[str, Any]] = {}
         files = [repeat.overlay for repeat in self.study.repeats]
@@ -77,22 +80,32 @@ class _Gathering:
         return Section(group.name, lines)
 
     def line(self, group: Group, row: Row) -> Line:
-        gather: dict[type, Callable[[Group, Row, Any], Line]] = {
-            Runs: self._runs, BaseModel: self._base, Stage: self._stage, Total: self._total, Overhead: self._overhead,
-            CorpusSource: self._source,
-        }  # fmt: skip
-        self.lines[row.name] = line = gather[type(row.origin)](group, row, row.origin)
+        match row.origin:
+            case Runs() | BaseModel():
+                line = self._runs(group, row)
+            case Stage() as stage:
+                line = self._stage(row, stage)
+            case Total(rows):
+                parts = zip(*(self.lines[name].ours for name in rows), strict=True)
+                line = Line(row, [_sum(part) for part in parts])
+            case Overhead(first, over):
+                pairs = zip(self.lines[first].ours, self.lines[over].ours, strict=True)
+                line = Line(row, [Value(100 * (a.mean / b.mean - 1)) if a and b else None for a, b in pairs])
+            case CorpusSource(source):
+                line = self._source(row, source)
+        self.lines[row.name] = line
         return line
 
-    # --- runs --------------------------------------------------------------------------------------------------------
+    # --- runs and base models ----------------------------------------------------------------------------------------
 
-    def _runs(self, group: Group, row: Row, origin: Runs) -> Line:
-        planned = self.plan.of(group.name, row.name)
+    def _runs(self, group: Group, row: Row) -> Line:
+        is_run = isinstance(row.origin, Runs)
         counted: dict[str, Path] = {}
         results: dict[str, dict[str, Any]] = {}
         missing: list[PlannedRun] = []
-        stale = False
-        further = self.plan.further_seeds(group.name, row.name)
+        line = Line(row, [None] * len(self.study.columns))
+        further = self.plan.further_seeds(group.name, row.name) if is_run else []
+        planned = self.plan.of(group.name, row.name)
         for run in sorted((*planned, *further), key=lambda run: run.repetition.seed or 0):
             name = run.repetition.name
             if self.study.is_evaluated:
@@ -100,42 +113,23 @@ class _Gathering:
                 result = self.runs.result(run.folder, run.repetition.suite)
                 if result is not None and (problem := adapter_problem(result, run.folder)):
                     self.problems.append(f"{problem}. It does not count; evaluate again.")
-                    result, stale = None, True
+                    result, line.stale = None, True
                 if result is not None:
                     results[name] = result
             if name in results or (not self.study.is_evaluated and is_trained(run.folder)):
                 counted[name] = run.folder
             elif run.jobs or is_trained(run.folder):
                 missing.append(run)
-        commands = self._commands(missing[0]) if missing else []
-        line = Line(row, [None] * len(self.study.columns), commands=commands, num_further=len(missing[1:]), stale=stale)
+        line.commands, line.num_further = (self._commands(missing[0]) if missing else []), len(missing[1:])
         if not self._belong_together(row, list(counted.values())):
             return line
-        self.unchecked += [folder for name, folder in counted.items() if name in results and not is_trained(folder)]
+        if is_run:
+            self.unchecked += [folder for name, folder in counted.items() if name in results and not is_trained(folder)]
         first = next(iter(counted), None)
-        if first and (self.changed is None or first == self.plan.repetitions[0].name) and (
-            origin_of_first := made_from(counted[first])
-        ):  # fmt: skip
-            self.origins[row.name] = origin_of_first
+        if first and (self.changed is None or first == self.plan.repetitions[0].name):
+            origin = made_from(counted[first]) if is_run else _base_of(results[first])
+            self.origins |= {row.name: origin} if origin else {}
         return self._filled(line, counted, results)
-
-    def _base(self, group: Group, row: Row, origin: BaseModel) -> Line:
-        line = Line(row, [None] * len(self.study.columns))
-        folders: dict[str, Path] = {}
-        results: dict[str, dict[str, Any]] = {}
-        missing: list[PlannedRun] = []
-        for run in self.plan.of(group.name, row.name):
-            suite = run.repetition.suite
-            result = self.runs.result(run.folder, suite) if suite is not None else None
-            if result is None:
-                missing.append(run)
-                continue
-            results[run.repetition.name], folders[run.repetition.name] = result, run.folder
-            is_first = run.repetition is self.plan.repetitions[0]
-            if is_first and isinstance(base := result["target"].get("base"), dict):
-                self.origins[row.name] = {"inputs.base": base.get("hash")}
-        line.commands, line.num_further = (self._commands(missing[0]) if missing else []), len(missing[1:])
-        return self._filled(line, folders, results)
 
     def _filled(self, line: Line, folders: dict[str, Path], results: dict[str, dict[str, Any]]) -> Line:
         """A line with its values: of the suite from results, of the other columns from the runs' folders."""
@@ -144,14 +138,27 @@ class _Gathering:
         for column in self.study.columns:
             if column.kind == "suite":
                 of_run = {name: self._score(result, column.name) for name, result in results.items()}
-            elif isinstance(line.row.origin, BaseModel):
-                of_run = {}
             else:
-                of_run = {name: self.measures.value(folder, column) for name, folder in folders.items()}
+                of_run = {name: self._measured(folder, column) for name, folder in folders.items()}
             line.values.append({name: value for name, value in of_run.items() if value is not None})
         line.ours = [summary(list(values.values())) for values in line.values]
         line.num_runs, line.folders = len(folders), folders
         return line
+
+    def _measured(self, folder: Path, column: Column) -> float | None:
+        """The number of a run in a column other than the suite's; None where the run is not finished or has none."""
+        if not is_trained(folder):
+            return None
+        if column.kind == "metric":
+            return self.runs.metric(folder, column.key)
+        if column.kind == "cost":
+            return minutes(folder, column.key, self.devices)
+        if folder not in self.detections:
+            from forgetting.studies.noise import detect  # it imports torch, which a plain table does not need
+
+            self.detections[folder] = detect(folder, self.runs.root)
+        detection = self.detections[folder]
+        return None if detection is None else detection.measure(column.key)
 
     def _score(self, result: dict[str, Any], column: str) -> float | None:
         if column == AVERAGE:
@@ -181,31 +188,21 @@ class _Gathering:
 
     # --- times and corpora -------------------------------------------------------------------------------------------
 
-    def _stage(self, group: Group, row: Row, origin: Stage) -> Line:
-        ours, commands, num_runs = [], [], 0
+    def _stage(self, row: Row, origin: Stage) -> Line:
+        line = Line(row, [])
         for experiment in origin.experiments:
             job, folders = self.plan.timed(origin.stage, experiment)
             finished = [folder for folder in folders if is_finished(folder, origin.stage)]
-            timed = {folder: entries for folder in finished if (entries := self.runs.costs(folder, origin.stage))}
-            minutes = []
-            if self._belong_together(row, list(timed)):
-                minutes = [math.fsum(entry["seconds"] for entry in entries) / 60 for entries in timed.values()]
-                self.devices |= {entry["device"] for entries in timed.values() for entry in entries}
-            ours.append(summary(minutes))
-            num_runs = max(num_runs, len(minutes))
+            times = {folder: minutes(folder, origin.stage, self.devices) for folder in finished}
+            timed = {folder: time for folder, time in times.items() if time is not None}
+            counted = list(timed.values()) if self._belong_together(row, list(timed)) else []
+            line.ours.append(summary(counted))
+            line.num_runs = max(line.num_runs, len(counted))
             if not timed:
-                commands.append(job.command)
-        return Line(row, ours, num_runs=num_runs, commands=commands)
+                line.commands.append(job.command)
+        return line
 
-    def _total(self, group: Group, row: Row, origin: Total) -> Line:
-        parts = zip(*(self.lines[name].ours for name in origin.rows), strict=True)
-        return Line(row, [_sum(part) for part in parts])
-
-    def _overhead(self, group: Group, row: Row, origin: Overhead) -> Line:
-        pairs = zip(self.lines[origin.row].ours, self.lines[origin.over].ours, strict=True)
-        return Line(row, [Value(100 * (a.mean / b.mean - 1)) if a and b else None for a, b in pairs])
-
-    def _source(self, group: Group, row: Row, origin: CorpusSource) -> Line:
+    def _source(self, row: Row, source: str) -> Line:
         counts = self.runs.corpus_counts()
         if not counts:
             assert self.plan.corpus is not None, "a study that counts a corpus names it"
@@ -214,7 +211,7 @@ class _Gathering:
             return Line(row, [None] * len(self.study.columns), commands=[prepare, table])
         ours: list[Value | None] = []
         for split in ("train", "reference"):
-            count = counts[split].get(origin.name, 0)
+            count = counts[split].get(source, 0)
             ours += [Value(float(count)), Value(100 * count / sum(counts[split].values()))]
         return Line(row, ours)
 
@@ -254,8 +251,13 @@ class _Gathering:
         if self.plan.overlays:
             facts.append(f"Runs with {', '.join(map(str, self.plan.overlays))} laid over them.")
         if self.devices:
-            facts.append(f"Ours on {', '.join(sorted(self.devices))}.")
-        return [*facts, *self.measures.facts]
+            facts.append(f"{'Ours' if self.study.has_paper else 'Minutes'} on {', '.join(sorted(self.devices))}.")
+        return facts
+
+
+def _base_of(result: dict[str, Any]) -> dict[str, Any] | None:
+    base = result["target"].get("base")
+    return {"inputs.base": base.get("hash")} if isinstance(base, dict) else None
 
 
 def _sum(values: tuple[Value | None, ...]) -> Value | None:

@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,7 @@ def run_missing(plan: "Plan") -> "list[Failure]":
     if prepared and plan.runs.corpus is None:
         printed = log_of(prepared[0], logs).read_text(encoding="utf-8")
         folders = re.findall(r"^corpus (.*) \([0-9a-f]+\)$", printed, re.MULTILINE)
-        plan.runs = plan.runs.with_corpus(Path(folders[-1])) if folders else plan.runs
+        plan.runs = replace(plan.runs, corpus=Path(folders[-1])) if folders else plan.runs
     return failures
 
 
@@ -140,17 +141,12 @@ def _parser() -> ArgumentParser:
     add = parser.add_argument
     add("study", type=str, help="its YAML file, such as experiments/tables/table3.yaml")
     add("--run", action="store_true", help="run what is missing, one job after the other, in this process")
-    add(
-        "--seeds",
-        type=str | None,
-        default=None,
-        help="of the runs: a number, or a list such as 0,5,7 (default: its own)",
-    )
+    add("--seeds", type=str | None, help="of the runs: a number, or a list such as 0,5,7 (default: its own)")
     add("--config", type=str, action="append", help="a file laid over every run, such as configs/file-order.yaml")
-    add("--format", type=str | None, default=None, help="markdown, latex, csv or html; figures: svg or png too")
+    add("--format", type=str | None, help="markdown, latex, csv or html; figures: svg or png too")
     add("--output", type=str, nargs="+", help="files to write, the suffix giving the format (default: print)")
     add("--runs", type=str, default="runs", help="folder of the runs")
-    add("--corpora", type=str | None, default=None, help="folder of prepared corpora (default: the configuration's)")
-    add("--corpus", type=str | None, default=None, help="folder of a prepared corpus (Table 1), as prepare prints it")
+    add("--corpora", type=str | None, help="folder of prepared corpora (default: the configuration's)")
+    add("--corpus", type=str | None, help="folder of a prepared corpus (Table 1), as prepare prints it")
     add("--protocol", type=str, default="corrected", help="of the evaluation: corrected, published or token_stop")
     return parser

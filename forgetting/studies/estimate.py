@@ -1,12 +1,11 @@
 """An estimate of what is left of a plan, from Table 11 of the paper and from the times of finished jobs."""
 
-import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 
-from forgetting.run_folder import read_costs
 from forgetting.studies.jobs import STAGES, Job, needs_store
+from forgetting.studies.results import minutes
 
 MINUTES = {
     "reference": (36, 52),
@@ -51,9 +50,7 @@ def paper_minutes(job: Job) -> float | None:
 
 def measured_minutes(job: Job) -> float | None:
     """Minutes that a finished job took here; None where nothing says it."""
-    stage = COST_STAGES.get(job.stage, job.stage)
-    entries = [entry for entry in read_costs(job.folder) if entry["stage"] == stage]
-    return math.fsum(entry["seconds"] for entry in entries) / 60 if entries else None
+    return minutes(job.folder, COST_STAGES.get(job.stage, job.stage))
 
 
 def estimate(left: Sequence[Job], done: Sequence[Job]) -> str:

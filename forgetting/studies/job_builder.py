@@ -1,8 +1,10 @@
 """Makes the jobs of runs: their command lines, what they need, and the files that say that they are done."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from forgetting.arguments import base_files
 from forgetting.artifacts import hash_content
@@ -94,21 +96,35 @@ class JobBuilder:
             naming.config,
         ))  # fmt: skip
 
-    def evaluation(
-        self, stage: str, run_id: str, seed: int, folder: Path, start: tuple[str, ...], options: tuple[str, ...],
-        repetition: Repetition, fit: Job | None,
-    ) -> Key:  # fmt: skip
-        """Evaluate a run or a base model on a suite."""
+    def evaluate(self, fit: Job, repetition: Repetition) -> Key:
+        """Evaluate a run."""
+        return self._evaluation(
+            Job("evaluate", fit.run_id, fit.seed, ("evaluate", str(fit.folder)), (fit.key,), fit.folder, fit.files,
+                config=fit.config), fit.config, repetition,
+        )  # fmt: skip
+
+    def evaluate_base(self, model: str, folder: Path, config: dict[str, Any], repetition: Repetition) -> Key:
+        """Evaluate a base model, where a study's runs have a configuration."""
+        output = () if self.runs.root == Path("runs") else ("--output", str(folder))
+        run_id = folder.relative_to(self.runs.root / "base").as_posix()
+        job = Job("evaluate_base", run_id, 0, ("evaluate", model, *output), (), folder)
+        return self._evaluation(job, config, repetition)
+
+    def _evaluation(self, job: Job, config: dict[str, Any], repetition: Repetition) -> Key:
+        """Complete a job by the suite, the protocol and the device."""
         suite = repetition.suite
         assert suite is not None, "a study with columns of a suite has one"
         protocol = () if self.runs.protocol == "corrected" else ("--protocol", self.runs.protocol)
+        # A run that was trained on the CPU is evaluated there.
+        is_on_cpu = (config.get("trainer") or {}).get("accelerator") == "cpu"
+        device = ("--device", "cpu") if is_on_cpu else ()
         if suite not in self._suite_files:
             self._suite_files[suite] = self.runs.suite_files(suite)
-        needs, files, config = ((fit.key,), fit.files, fit.config) if fit else ((), (), {})
-        return self._add(Job(
-            stage, run_id, seed, (*start, "--suite", suite, *protocol, *options), needs, folder,
-            (*files, *self._suite_files[suite]), lambda: self.runs.whole_result(folder, suite), config,
-            f"{self.runs.protocol}/{Path(suite).stem}",
+        return self._add(replace(
+            job, arguments=(*job.arguments, "--suite", suite, *protocol, *device),
+            files=(*job.files, *self._suite_files[suite]),
+            artifact=lambda: self.runs.whole_result(job.folder, suite),
+            label=f"{self.runs.protocol}/{Path(suite).stem}",
         ))  # fmt: skip
 
     def naming(self, options: tuple[str, ...]) -> Naming:

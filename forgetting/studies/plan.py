@@ -8,13 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from forgetting.artifacts import complete_or_absent
 from forgetting.errors import UserError
+from forgetting.evaluation.naming import base_folder
+from forgetting.evaluation.suite import suite_path
+from forgetting.paths import EXPERIMENTS
 from forgetting.run_folder import seed_folders
-from forgetting.studies.inline import write_inline
 from forgetting.studies.job_builder import JobBuilder
 from forgetting.studies.jobs import Job, Key, Repetition, add_job
-from forgetting.studies.results import RunFolders, suite_path
-from forgetting.studies.spec import BaseModel, Row, Runs, Stage, Study
+from forgetting.studies.results import RunFolders
+from forgetting.studies.spec import INLINE, BaseModel, Row, Runs, Stage, Study
 
 
 @dataclass(frozen=True)
@@ -54,15 +59,14 @@ class Plan:
             raise UserError(f"{study.path} is repeated over {len(study.repeats)} overlays: leave the seeds out.")
         self.study, self.runs = study, runs
         self.overlays = (*study.overlays, *overlays)
-        self.machine = tuple(machine)
         self.seeds_are_given = seeds is not None
-        self.experiments = study.experiments if study.config is None else write_inline(study, runs.root)
         repetitions = [Repetition(r.overlay.stem, None, r.overlay, r.suite or study.suite) for r in study.repeats]
         repetitions = repetitions or [
             Repetition(f"seed-{seed}", seed, None, study.suite) for seed in seeds or study.seeds
         ]
         self.repetitions = repetitions
-        self._builder = JobBuilder(study.path, self.experiments, runs, self.overlays, self.machine)
+        experiments = study.experiments if study.config is None else write_inline(study, study.config, runs.root)
+        self._builder = JobBuilder(study.path, experiments, runs, self.overlays, machine)
         self.jobs = self._builder.jobs
         self.targets: dict[Key, None] = {}
         self._timed: dict[tuple[str, str], Key] = {}
@@ -70,7 +74,9 @@ class Plan:
         for repetition in repetitions:
             for group, row in study.rows():
                 earlier = self._planned.setdefault((group.name, row.name), [])
-                earlier += self._plan(row, repetition, earlier)
+                planned = self._plan(row, repetition, earlier)
+                earlier += planned
+                self.targets |= dict.fromkeys(run.jobs[-1] for run in planned)
         self.corpus: Key | None = None
         if study.corpus is not None:
             corpus = self.corpus = self._builder.prepare(self._builder.options(study.corpus, (), repetitions[0]))
@@ -138,19 +144,23 @@ class Plan:
     # --- rows --------------------------------------------------------------------------------------------------------
 
     def _plan(self, row: Row, repetition: Repetition, earlier: list[PlannedRun]) -> list[PlannedRun]:
+        builder = self._builder
         match row.origin:
             case Runs(experiment, overrides):
-                return [self._run(self._builder.options(experiment, overrides, repetition), repetition)]
-            case BaseModel(target):
-                model = target or str(self._shared_config(repetition)["model"]["backbone"])
-                folder = self.runs.base(model)
+                fit = self.jobs[builder.fit(builder.options(experiment, overrides, repetition), repetition)]
+                evaluation = (builder.evaluate(fit, repetition),) if self.study.is_evaluated else ()
+                return [PlannedRun(repetition, fit.folder, (fit.key, *evaluation))]
+            case BaseModel(target) if self.study.is_evaluated:
+                config = self._shared_config(repetition)
+                model = target or str(config["model"]["backbone"])
+                folder = self.runs.root / base_folder(model)
                 if folder in {run.folder for run in earlier}:  # the same model again: one result, not several
                     return []
-                return [PlannedRun(repetition, folder, (self._evaluate_base(model, folder, repetition),))]
+                return [PlannedRun(repetition, folder, (builder.evaluate_base(model, folder, config, repetition),))]
             case Stage(stage, experiments) if repetition is self.repetitions[0]:
                 for experiment in experiments:
-                    options = self._builder.options(experiment, (), repetition)
-                    key = self._builder.score(options) if stage == "score" else self._builder.fit(options, repetition)
+                    options = builder.options(experiment, (), repetition)
+                    key = builder.score(options) if stage == "score" else builder.fit(options, repetition)
                     self.targets[key] = None
                     self._timed[stage, experiment] = key
         return []
@@ -159,32 +169,27 @@ class Plan:
         """Configuration of the study's first run; empty where it has none."""
         for _, row in self.study.rows():
             if isinstance(row.origin, Runs):
-                return self._builder.naming(
-                    self._builder.options(row.origin.experiment, row.origin.overrides, repetition)
-                ).config
+                options = self._builder.options(row.origin.experiment, row.origin.overrides, repetition)
+                return self._builder.naming(options).config
         return {}
 
-    def _run(self, options: tuple[str, ...], repetition: Repetition) -> PlannedRun:
-        fit = self.jobs[self._builder.fit(options, repetition)]
-        if not self.study.is_evaluated:
-            self.targets[fit.key] = None
-            return PlannedRun(repetition, fit.folder, (fit.key,))
-        start, options = ("evaluate", str(fit.folder)), _device(fit.config)
-        evaluation = self._builder.evaluation(
-            "evaluate", fit.run_id, fit.seed, fit.folder, start, options, repetition, fit
-        )
-        self.targets[evaluation] = None
-        return PlannedRun(repetition, fit.folder, (fit.key, evaluation))
 
-    def _evaluate_base(self, model: str, folder: Path, repetition: Repetition) -> Key:
-        output = () if self.runs.root == Path("runs") else ("--output", str(folder))
-        options = (*output, *_device(self._shared_config(repetition)))
-        run_id = folder.relative_to(self.runs.root / "base").as_posix()
-        key = self._builder.evaluation(
-            "evaluate_base", run_id, 0, folder, ("evaluate", model), options, repetition, None
-        )
-        self.targets[key] = None
-        return key
+def write_inline(study: Study, config: dict[str, Any], root: Path) -> Path:
+    """Write a study's own `config` as the experiments `<study>/run` and `<study>/reference`; what is the same is left.
+
+    Returns:
+        The folder of experiments that the study's runs are found in.
+    """
+    folder = root / EXPERIMENTS / study.name
+    of_reference = {**config, "data": {**(config.get("data") or {}), "split": "reference"}}
+    for name, content in ((INLINE, config), ("reference", of_reference)):
+        text = f"# Written from {study.path}: edit that one.\n"
+        text += yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        file = folder / f"{name}.yaml"
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            with complete_or_absent(file) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    return folder
 
 
 def merged_jobs(plans: Iterable[Plan]) -> dict[Key, Job]:
@@ -198,8 +203,3 @@ def merged_jobs(plans: Iterable[Plan]) -> dict[Key, Job]:
         for job in plan.jobs.values():
             add_job(jobs, job)
     return jobs
-
-
-def _device(config: dict[str, Any]) -> tuple[str, ...]:
-    """A run that was trained on the CPU is evaluated there."""
-    return ("--device", "cpu") if (config.get("trainer") or {}).get("accelerator") == "cpu" else ()

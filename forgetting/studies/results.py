@@ -1,16 +1,17 @@
 """The run folders: the results of a run, its metrics and its times."""
 
 import csv
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
 from forgetting.artifacts import read_json
 from forgetting.errors import UserError
-from forgetting.evaluation.naming import base_folder, results_name
-from forgetting.evaluation.suite import load_suite, read_mapping
-from forgetting.paths import CONFIGS
+from forgetting.evaluation.naming import results_name
+from forgetting.evaluation.results import read_results
+from forgetting.evaluation.suite import load_suite, read_mapping, suite_path
 from forgetting.run_folder import read_costs
 from forgetting.studies.agreement import adapter_problem
 
@@ -31,14 +32,6 @@ class RunFolders:
     corpora: Path | None = None
     corpus: Path | None = None
 
-    def with_corpus(self, corpus: Path) -> "RunFolders":
-        """The same with a prepared corpus."""
-        return replace(self, corpus=corpus)
-
-    def base(self, target: str) -> Path:
-        """The folder of the evaluation of a model itself."""
-        return self.root / base_folder(target)
-
     def result(self, folder: Path, suite: str) -> dict[str, Any] | None:
         """The result of a folder, with its `path`; None where it was not evaluated.
 
@@ -56,8 +49,8 @@ class RunFolders:
         if not path.is_file():
             return None
         again = f"Evaluate again: python -m forgetting evaluate {folder} --suite {suite}"
-        content = read_json(path, dict, ("suite", "columns", "average", "tasks", "target", "versions"), again)
-        if not _is_result(content):
+        content = read_results(path, again)
+        if not _has_numbers(content):
             raise UserError(f"{path} is not as `evaluate` writes it: it is damaged, or of another version. {again}")
         if content["suite"] != name:
             raise UserError(f"{path} is of the suite {content['suite']}, the table needs {name}. {again}")
@@ -117,18 +110,22 @@ class RunFolders:
         except (KeyError, TypeError, ValueError, AttributeError):
             raise UserError(f"{path} does not say how many samples each source gave. {remedy}") from None
 
-    def costs(self, folder: Path, stage: str) -> list[dict[str, Any]]:
-        """Entries of a stage in a folder's `cost.json`; their seconds add up.
 
-        Raises:
-            UserError: The file is not as the stages write it.
-        """
-        return [entry for entry in read_costs(folder) if entry["stage"] == stage]
+def minutes(folder: Path, stage: str, devices: set[str] | None = None) -> float | None:
+    """Minutes that a stage took, over all its launches; None where nothing says it.
 
+    Args:
+        folder: Of the run.
+        stage: As `cost.json` calls it.
+        devices: The devices that it took them on are added.
 
-def suite_path(suite: str) -> Path:
-    """The file of a suite."""
-    return Path(suite) if suite.endswith((".yaml", ".yml")) else CONFIGS / "evaluation" / f"{suite}.yaml"
+    Raises:
+        UserError: The file is not as the stages write it.
+    """
+    entries = [entry for entry in read_costs(folder) if entry["stage"] == stage]
+    if devices is not None:
+        devices |= {entry["device"] for entry in entries}
+    return math.fsum(entry["seconds"] for entry in entries) / 60 if entries else None
 
 
 def suite_name(suite: str) -> str | None:
@@ -137,20 +134,17 @@ def suite_name(suite: str) -> str | None:
     return str(read_mapping(path).get("name", path.stem)) if path.is_file() else None
 
 
-def _is_result(content: dict[str, Any]) -> bool:
-    """Whether what the table reads of a result has the shape that `evaluate` gives it."""
-    columns, tasks, average = content["columns"], content["tasks"], content["average"]
+def _has_numbers(content: dict[str, Any]) -> bool:
+    """Whether a result holds the numbers that a table shows, in the shape that `evaluate` gives them."""
+    number = (int, float, NoneType)
     return (
-        all(isinstance(content[key], dict) for key in ("columns", "tasks", "target", "versions"))
+        isinstance(content.get("average", ""), number)
+        and isinstance(content.get("versions"), dict)
         and isinstance(content["versions"].get("lm_eval"), str)
-        and isinstance(average, (int, float, NoneType))
-        and all(isinstance(task, dict) and "status" in task for task in tasks.values())
         and all(
-            isinstance(column, dict)
-            and isinstance(column.get("value", ""), (int, float, NoneType))
+            isinstance(column.get("value", ""), number)
             and isinstance(column.get("documents"), int)
-            and isinstance(column.get("tasks"), list)
-            and set(column["tasks"]) <= tasks.keys()
-            for column in columns.values()
+            and set(column["tasks"]) <= content["tasks"].keys()
+            for column in content["columns"].values()
         )
     )

@@ -63,10 +63,9 @@ def counted(count: int, noun: str) -> str:
 
 def _reading(table: Table, line: Line) -> str:
     """`ours (3 seeds)`; of a table that shows nothing of the paper, `3 seeds`. A model itself has no seed."""
-    of_paper = any(value for _, row in table.study.rows() for value in row.paper)
     is_counted = line.num_runs and (table.study.repeats or not isinstance(line.row.origin, BaseModel))
     runs = counted(line.num_runs, table.repetition) if is_counted else ""
-    if not of_paper:
+    if not table.study.has_paper:
         return runs
     return f"ours ({runs})" if runs else "ours"
 

@@ -159,9 +159,9 @@ class Study:
     Attributes:
         path: Its file.
         title: As the paper's, for a table of the paper.
-        caption: The table in a sentence.
         columns: In their order.
         groups: Its rows.
+        caption: The table in a sentence.
         suite: Evaluates its runs: a name in `configs/evaluation/`, or the path of a YAML file.
         experiments: Folder in which rows find their experiments.
         config: An experiment of its own, which every row is a run of.
@@ -177,9 +177,9 @@ class Study:
 
     path: Path
     title: str
-    caption: str
     columns: tuple[Column, ...]
     groups: tuple[Group, ...]
+    caption: str = ""
     suite: str | None = None
     experiments: Path = Path("experiments")
     config: dict[str, Any] | None = None
@@ -207,6 +207,11 @@ class Study:
         """Whether it shows results of a suite."""
         is_given = self.suite is not None or any(repeat.suite for repeat in self.repeats)
         return is_given and any(column.kind == "suite" for column in self.columns)
+
+    @property
+    def has_paper(self) -> bool:
+        """Whether it shows numbers of the paper."""
+        return any(value for _, row in self.rows() for value in row.paper)
 
     def rows(self) -> Iterator[tuple[Group, Row]]:
         """Every row with its group."""

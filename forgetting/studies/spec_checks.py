@@ -1,12 +1,10 @@
 """Refuses a study whose parts do not fit together: one message that names the place."""
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterable
 
 from forgetting.errors import UserError
 from forgetting.studies.spec import INLINE, BaseModel, CorpusSource, Overhead, Runs, Stage, Study, Total
-from forgetting.studies.spec_values import refuse_twice
 
 
 def check_study(study: Study) -> None:
@@ -29,10 +27,16 @@ def _check_columns_and_names(study: Study) -> None:
     for group in study.groups:
         if not group.rows:
             raise UserError(f"{study.path}, group {group.name!r} has no rows.")
-        refuse_twice([row.name for row in group.rows], f"{study.path}, group {group.name!r}: the row")
-    refuse_twice([group.name for group in study.groups], f"{study.path}: the group")
-    refuse_twice(study.column_names, f"{study.path}: the column")
-    refuse_twice([repeat.overlay.as_posix() for repeat in study.repeats], f"{study.path}: the repetition")
+        _refuse_twice([row.name for row in group.rows], f"{study.path}, group {group.name!r}: the row")
+    _refuse_twice([group.name for group in study.groups], f"{study.path}: the group")
+    _refuse_twice(study.column_names, f"{study.path}: the column")
+    _refuse_twice([repeat.overlay.as_posix() for repeat in study.repeats], f"{study.path}: the repetition")
+
+
+def _refuse_twice(names: Iterable[str], what: str) -> None:
+    if twice := [(name, times) for name, times in Counter(names).items() if times > 1]:
+        name, times = twice[0]
+        raise UserError(f"{what} {name!r} is there {times} times: what names it would be ambiguous.")
 
 
 def _check_references(study: Study) -> None:
@@ -42,23 +46,27 @@ def _check_references(study: Study) -> None:
     used |= {(group.name, row) for group in study.groups for pair in group.compare for row in pair}
     if missing := used - names:
         raise UserError(f"{study.path} refers to rows that it does not have: {sorted(missing)}.")
-    columns = study.column_names
-    for stated in study.stated:
-        if stated.column not in columns:
+    shown = [("stated", stated.column) for stated in study.stated]
+    shown += [("figure", study.figure.column)] if study.figure else []
+    for place, column in shown:
+        if column not in study.column_names:
             raise UserError(
-                f"{study.path}, stated: there is no column {stated.column!r}; there are {', '.join(columns)}."
+                f"{study.path}, {place}: there is no column {column!r}; there are {', '.join(study.column_names)}."
             )
     compared = [group.row(name) for group in study.groups for pair in group.compare for name in pair]
     if unfit := [row.name for row in compared if not isinstance(row.origin, (Runs, BaseModel))]:
         raise UserError(f"{study.path} compares {unfit[0]!r}: only rows with a `run` or a `base` can be compared.")
-    plain, above = Counter(row.name for _, row in study.rows()), set[str]()
-    parts: dict[type, Callable[[Any], tuple[str, ...]]] = {
-        Total: lambda origin: origin.rows,
-        Overhead: lambda origin: (origin.row, origin.over),
-    }
+    times, above = Counter(row.name for _, row in study.rows()), set[str]()
     for _, row in study.rows():
-        for part in parts.get(type(row.origin), lambda _: ())(row.origin):
-            if part not in above or plain[part] > 1:
+        match row.origin:
+            case Total(parts):
+                pass
+            case Overhead(first, over):
+                parts = (first, over)
+            case _:
+                parts = ()
+        for part in parts:
+            if part not in above or times[part] > 1:
                 raise UserError(
                     f"{study.path}, row {row.name!r} refers to the row {part!r}; exactly one of that name, above it, "
                     "is expected."
@@ -91,9 +99,6 @@ def _check_figure(study: Study) -> None:
     figure = study.figure
     if figure is None:
         return
-    columns = study.column_names
-    if figure.column not in columns:
-        raise UserError(f"{study.path}, figure: there is no column {figure.column!r}; there are {', '.join(columns)}.")
     axes = [axis for axis in (figure.x, figure.y) if axis is not None]
     for _, row in study.rows():
         if missing := [axis for axis in axes if axis not in row.at]:

@@ -3,6 +3,8 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import yaml
 
 from forgetting.artifacts import inside
 from forgetting.errors import UserError
+from forgetting.evaluation.suite import suite_path
 from forgetting.paths import EXPERIMENTS
 from forgetting.studies.spec import (
     INLINE,
@@ -21,6 +24,7 @@ from forgetting.studies.spec import (
     Group,
     Origin,
     Overhead,
+    Repeat,
     Row,
     Runs,
     Stage,
@@ -29,20 +33,20 @@ from forgetting.studies.spec import (
     Total,
 )
 from forgetting.studies.spec_checks import check_study
-from forgetting.studies.spec_places import experiments_folder, file_near, repeat_near, suite_near
 from forgetting.studies.spec_values import (
+    build,
     check_keys,
     decimals,
     items,
     kind,
+    listed,
     mapping,
     mean_and_sd,
     number,
-    optional,
+    numbered,
     pair,
     seeds,
     text,
-    texts,
 )
 
 STAGES = ("fit", "score")
@@ -53,11 +57,6 @@ COSTS = ("fit", "evaluate")
 
 SETTABLE = ("model", "data", "trainer", "seed_everything")
 """Groups of settings that a row may change."""
-
-OPTIONAL = {
-    "caption", "suite", "experiments", "config", "overlays", "repeats", "seeds", "corpus", "decimals", "figure",
-    "stated", "notes",
-}  # fmt: skip
 
 
 def load_study(path: Path) -> Study:
@@ -76,44 +75,37 @@ def load_study(path: Path) -> Study:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     except RecursionError:
         raise UserError(f"{path} is no study: it is nested too deeply.") from None
-    required = {"title", "columns", "groups"}
-    check_keys(content, required, required | OPTIONAL, f"{path}")
-    columns = tuple(_column(column, f"{path}, columns") for column in items(content["columns"], f"{path}, columns"))
-    groups = items(content["groups"], f"{path}, groups")
-    is_inline = "config" in content
-    study = Study(
-        path=path,
-        title=text(content["title"], f"{path}, title"),
-        caption=optional(content, "caption", text, f"{path}") or "",
-        columns=columns,
-        groups=tuple(
-            _group(group, len(columns), is_inline, f"{path}, group {n}") for n, group in enumerate(groups, start=1)
-        ),
-        suite=suite_near(content.get("suite"), path, f"{path}, suite"),
-        experiments=experiments_folder(content.get("experiments"), path),
-        config=mapping(content["config"], f"{path}, config", "with model and data") if is_inline else None,
-        overlays=tuple(
-            file_near(file, path, f"{path}, overlays")
-            for file in items(content.get("overlays", []), f"{path}, overlays")
-        ),
-        repeats=tuple(
-            repeat_near(repeat, path, f"{path}, repeats")
-            for repeat in items(content.get("repeats", []), f"{path}, repeats")
-        ),
-        seeds=seeds(content["seeds"], f"{path}, seeds") if "seeds" in content else Study.seeds,
-        corpus=optional(content, "corpus", _experiment, f"{path}"),
-        decimals=decimals(content.get("decimals", Study.decimals), f"{path}, decimals"),
-        figure=optional(content, "figure", _figure, f"{path}"),
-        stated=tuple(_stated(item, f"{path}, stated") for item in items(content.get("stated", []), f"{path}, stated")),
-        notes=texts(content.get("notes", []), f"{path}, notes"),
-    )
+
+    def groups(value: Any, place: str) -> tuple[Group, ...]:
+        # Fields are read in their order: the columns are known to be a list by now.
+        row = partial(_row, num_columns=len(content["columns"]), is_inline="config" in content)
+        readers = {"rows": numbered(row), "compare": listed(pair)}
+        return numbered(lambda group, place: build(Group, group, place, readers))(value, place)
+
+    study = build(Study, content, f"{path}", {
+        "columns": listed(_column),
+        "groups": groups,
+        "suite": partial(_suite, path),
+        "experiments": partial(_folder, path),
+        "config": partial(mapping, purpose="with model and data"),
+        "overlays": listed(partial(_near, path)),
+        "repeats": listed(partial(_repeat, path)),
+        "seeds": seeds,
+        "corpus": _experiment,
+        "decimals": decimals,
+        "figure": _figure,
+        "stated": listed(partial(build, Stated, readers={"value": number})),
+        "notes": listed(text),
+    }, path=path)  # fmt: skip
+    if "experiments" not in content:
+        study = replace(study, experiments=_enclosing_experiments(path))
     if study.repeats and "seeds" in content:
         raise UserError(f"{path} has `repeats` and `seeds`: the repetitions are one or the other. Remove one of them.")
     check_study(study)
     return study
 
 
-# --- parts -----------------------------------------------------------------------------------------------------------
+# --- columns and rows ------------------------------------------------------------------------------------------------
 
 
 def _column(content: Any, place: str) -> Column:
@@ -130,30 +122,21 @@ def _column(content: Any, place: str) -> Column:
     if kinds == ["noise"] and key not in NOISE_MEASURES and not key.startswith("recall/"):
         known = ", ".join([*NOISE_MEASURES, "recall/<kind>"])
         raise UserError(f"{place}, {name!r}: noise is {key!r}; one of {known} was expected.")
-    return Column(name, kinds[0], key, optional(content, "decimals", decimals, place))  # type: ignore[arg-type]
-
-
-def _group(content: Any, num_columns: int, is_inline: bool, place: str) -> Group:
-    check_keys(content, {"name", "rows"}, {"name", "rows", "compare"}, place)
-    rows = items(content["rows"], f"{place}, rows")
-    return Group(
-        text(content["name"], f"{place}, name"),
-        tuple(_row(row, num_columns, is_inline, f"{place}, row {n}") for n, row in enumerate(rows, start=1)),
-        tuple(pair(names, f"{place}, compare") for names in items(content.get("compare", []), f"{place}, compare")),
-    )
+    own = decimals(content["decimals"], f"{place}, decimals") if "decimals" in content else None
+    return Column(name, kinds[0], key, own)  # type: ignore[arg-type]
 
 
 _ORIGINS: dict[str, Callable[[dict[str, Any], str], Origin]] = {
     "run": lambda row, place: Runs(_experiment(row["run"], f"{place}, run"), _overrides(row.get("set", {}), place)),
     "base": lambda row, place: BaseModel(None if row["base"] is True else text(row["base"], f"{place}, base")),
     "stage": lambda row, place: _stage(row, place),
-    "total": lambda row, place: Total(texts(row["total"], f"{place}, total")),
+    "total": lambda row, place: Total(listed(text)(row["total"], f"{place}, total")),
     "overhead": lambda row, place: Overhead(*pair(row["overhead"], f"{place}, overhead")),
     "source": lambda row, place: CorpusSource(text(row["source"], f"{place}, source")),
 }
 
 
-def _row(content: Any, num_columns: int, is_inline: bool, place: str) -> Row:
+def _row(content: Any, place: str, num_columns: int, is_inline: bool) -> Row:
     check_keys(content, {"name"}, {"name", "paper", "at", "runs", "set", *_ORIGINS}, place)
     name = text(content["name"], f"{place}, name")
     place = f"{place} {name!r}"
@@ -192,29 +175,23 @@ def _overrides(content: Any, place: str) -> tuple[str, ...]:
 def _stage(row: dict[str, Any], place: str) -> Stage:
     if row["stage"] not in STAGES:
         raise UserError(f"{place}, stage: one of {', '.join(STAGES)} was expected, not {kind(row['stage'])}.")
-    runs = texts(row.get("runs", []), f"{place}, runs")
-    return Stage(row["stage"], tuple(_experiment(run, f"{place}, runs") for run in runs))
+    return Stage(row["stage"], listed(_experiment)(row["runs"], f"{place}, runs"))
 
 
 def _figure(content: Any, place: str) -> Figure:
-    check_keys(content, {"kind", "x", "column"}, {"kind", "x", "y", "column"}, place)
-    if content["kind"] not in ("lines", "heatmap"):
-        raise UserError(f"{place}: kind is {kind(content['kind'])}; lines or heatmap is expected.")
-    if ("y" in content) != (content["kind"] == "heatmap"):
+    figure = build(Figure, content, place, {"kind": _kind_of_figure})
+    if (figure.y is not None) != (figure.kind == "heatmap"):
         raise UserError(f"{place}: a heatmap has a y, lines have none.")
-    return Figure(
-        content["kind"],
-        text(content["x"], f"{place}, x"),
-        text(content["column"], f"{place}, column"),
-        optional(content, "y", text, place),
-    )
+    return figure
 
 
-def _stated(content: Any, place: str) -> Stated:
-    required = {"where", "value", "group", "row"}
-    check_keys(content, required, required | {"over", "column", "slip"}, place)
-    given = {key: text(value, f"{place}, {key}") for key, value in content.items() if key != "value"}
-    return Stated(value=number(content["value"], f"{place}, value"), **given)
+def _kind_of_figure(value: Any, place: str) -> str:
+    if value not in ("lines", "heatmap"):
+        raise UserError(f"{place} is {kind(value)}; lines or heatmap is expected.")
+    return value
+
+
+# --- what a study names: relative to the study where it is there, else to the current folder -------------------------
 
 
 def _experiment(value: Any, place: str) -> str:
@@ -224,3 +201,45 @@ def _experiment(value: Any, place: str) -> str:
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
     return name
+
+
+def _near(study: Path, value: Any, place: str) -> Path:
+    """A file or folder; the study itself is never meant."""
+    name = text(value, place)
+    beside = study.parent / name
+    return beside if beside.exists() and not beside.samefile(study) else Path(name)
+
+
+def _suite(study: Path, value: Any, place: str) -> str | None:
+    """A suite: a name in `configs/evaluation/`, or the path of a YAML file."""
+    if value is None:
+        return None
+    name = text(value, place)
+    if name.endswith((".yaml", ".yml")):
+        return _near(study, name, place).as_posix()
+    if not suite_path(name).is_file():
+        known = ", ".join(sorted(file.stem for file in suite_path(name).parent.glob("*.yaml")))
+        raise UserError(f"{place}: there is no suite {name!r}. Known: {known}; or give the path of a YAML file.")
+    return name
+
+
+def _repeat(study: Path, value: Any, place: str) -> Repeat:
+    """An overlay that is a repetition, alone or with its suite."""
+    if isinstance(value, str):
+        return Repeat(_near(study, value, place))
+    return build(Repeat, value, place, {"overlay": partial(_near, study), "suite": partial(_suite, study)})
+
+
+def _folder(study: Path, value: Any, place: str) -> Path:
+    folder = _near(study, value, place)
+    if not folder.is_dir():
+        raise UserError(f"{place}: there is no folder {folder}.")
+    return folder
+
+
+def _enclosing_experiments(study: Path) -> Path:
+    """The enclosing folder of experiments, else the study's own."""
+    enclosing = [folder for folder in study.parents if folder.name == EXPERIMENTS]
+    if not enclosing and EXPERIMENTS in (parts := study.absolute().parent.parts):
+        enclosing = [Path(*parts[: len(parts) - parts[::-1].index(EXPERIMENTS)])]
+    return enclosing[0] if enclosing else study.parent

@@ -2,14 +2,17 @@
 
 import math
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import MISSING, fields
 from typing import Any
 
 from forgetting.errors import UserError
 from forgetting.studies.spec import Value
 
 MOST_DECIMALS = 10
+
+Reader = Callable[[Any, str], Any]
+"""Reads a value; the place is named in the message where it is of another kind than expected."""
 
 
 def text(value: Any, place: str) -> str:
@@ -19,16 +22,23 @@ def text(value: Any, place: str) -> str:
     return value
 
 
-def texts(value: Any, place: str) -> tuple[str, ...]:
-    """A list of texts."""
-    return tuple(text(item, place) for item in items(value, place))
-
-
 def items(value: Any, place: str) -> list[Any]:
     """A list."""
     if not isinstance(value, list):
         raise UserError(f"{place}: a list was expected, not {kind(value)}.")
     return value
+
+
+def listed(read: Reader) -> Reader:
+    """A reader of a list whose items another one reads."""
+    return lambda value, place: tuple(read(item, place) for item in items(value, place))
+
+
+def numbered(read: Reader) -> Reader:
+    """The same, where a message names the item by its number: `rows` has a `row 1`."""
+    return lambda value, place: tuple(
+        read(item, f"{place.removesuffix('s')} {n}") for n, item in enumerate(items(value, place), start=1)
+    )
 
 
 def mapping(value: Any, place: str, purpose: str) -> dict[str, Any]:
@@ -40,10 +50,10 @@ def mapping(value: Any, place: str, purpose: str) -> dict[str, Any]:
 
 def pair(value: Any, place: str) -> tuple[str, str]:
     """Names of two rows."""
-    names = texts(value, place)
+    names = listed(text)(value, place)
     if len(names) != 2:
         raise UserError(f"{place}: two names of rows were expected, not {len(names)}.")
-    return names[0], names[1]
+    return names
 
 
 def number(value: Any, place: str) -> float:
@@ -61,37 +71,46 @@ def decimals(value: Any, place: str) -> int:
 
 
 def seeds(value: Any, place: str) -> tuple[int, ...]:
-    """Seeds of runs: `3` is 0, 1 and 2; a list, or text such as `0,5,7`, names them.
-
-    Args:
-        value: Of a study or of the command line.
-        place: Named in the message.
-
-    Raises:
-        UserError: It is neither a number of at least 1 nor a list of whole numbers.
-    """
-    listed = isinstance(value, (list, tuple)) or "," in str(value)
-    words = [str(word).strip() for word in (value if isinstance(value, (list, tuple)) else str(value).split(","))]
+    """Seeds of runs: `3` is 0, 1 and 2; a list, or text such as `0,5,7`, names them."""
+    is_list = isinstance(value, (list, tuple))
+    is_single = not is_list and "," not in str(value)
+    words = [str(word).strip() for word in (value if is_list else str(value).split(","))]
     words = [word for word in words if word]
-    single = not listed
-    if not words or not all(re.fullmatch(r"[0-9]+", word) for word in words) or (single and int(words[0]) == 0):
+    if not words or not all(re.fullmatch(r"[0-9]+", word) for word in words) or (is_single and int(words[0]) == 0):
         raise UserError(f"{place}={value}: a number of seeds, at least 1, or a list such as 0,5,7 is expected.")
     numbers = [int(word) for word in words]
-    return tuple(range(numbers[0])) if single else tuple(dict.fromkeys(numbers))
+    return tuple(range(numbers[0])) if is_single else tuple(dict.fromkeys(numbers))
 
 
 def mean_and_sd(value: Any, place: str) -> Value:
     """`44.83±0.45`, or a number without a standard deviation."""
     digits = r"\d+(?:\.\d*)?|\.\d+"
-    match = re.fullmatch(rf"(-?(?:{digits}))(?:\s*±\s*({digits}))?", str(value)) if not _is_container(value) else None
+    match = None
+    if not isinstance(value, (list, dict)):
+        match = re.fullmatch(rf"(-?(?:{digits}))(?:\s*±\s*({digits}))?", str(value))
     if match is None:
         raise UserError(f"{place}: {kind(value)} is not a number nor mean±sd.")
     return Value(float(match[1]), None if match[2] is None else float(match[2]))
 
 
-def optional(content: dict[str, Any], key: str, read: Callable[[Any, str], Any], place: str) -> Any:
-    """The value of a key that may be absent; None then."""
-    return read(content[key], f"{place}, {key}") if key in content else None
+def build(part: Any, content: Any, place: str, readers: dict[str, Reader] | None = None, **given: Any) -> Any:
+    """Make a dataclass from a mapping: its fields are the known keys, those without a default are required.
+
+    Args:
+        part: The dataclass.
+        content: The mapping. What it holds is read in the order of the fields.
+        place: Named in messages.
+        readers: By field; of the others text is expected.
+        given: Fields that are not in the mapping.
+    """
+    own = [field for field in fields(part) if field.name not in given]
+    required = {field.name for field in own if field.default is MISSING and field.default_factory is MISSING}
+    check_keys(content, required, {field.name for field in own}, place)
+    values = {}
+    for name in (field.name for field in own if field.name in content):
+        read = (readers or {}).get(name, text)
+        values[name] = read(content[name], f"{place}, {name}")
+    return part(**given, **values)
 
 
 def check_keys(content: Any, required: set[str], known: set[str], place: str) -> None:
@@ -104,19 +123,8 @@ def check_keys(content: Any, required: set[str], known: set[str], place: str) ->
         raise UserError(f"{place} has unknown keys {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}.")
 
 
-def refuse_twice(names: Iterable[str], what: str) -> None:
-    """Refuse a name that two parts of a study have."""
-    if twice := [(name, times) for name, times in Counter(names).items() if times > 1]:
-        name, times = twice[0]
-        raise UserError(f"{what} {name!r} is there {times} times: what names it would be ambiguous.")
-
-
 def kind(value: Any) -> str:
     """A value in a message, a large one by its kind alone."""
-    if _is_container(value):
+    if isinstance(value, (list, dict)):
         return "a list" if isinstance(value, list) else "a mapping"
     return "nothing" if value is None else repr(value)[:80]
-
-
-def _is_container(value: Any) -> bool:
-    return isinstance(value, (list, dict))
