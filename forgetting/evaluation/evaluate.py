@@ -1,6 +1,7 @@
 """Evaluate one target on one suite: task after task, each kept as soon as it is finished."""
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 
 from forgetting.errors import UserError
 from forgetting.evaluation.finished import finished_task, write_task
-from forgetting.evaluation.harness import bars_wanted, load_model, run_task, silence, usable_device
+from forgetting.evaluation.harness import load_model, run_task, silence, usable_device
 from forgetting.evaluation.identity import settings, task_identity
 from forgetting.evaluation.naming import task_path
 from forgetting.evaluation.results import (
@@ -52,7 +53,7 @@ def evaluate(
         UserError: Something is missing (before the model is loaded), or a task failed (after everything was written).
     """
     start = time.perf_counter()
-    quiet = quiet or not bars_wanted()
+    quiet = quiet or not sys.stderr.isatty()
     device = usable_device(device)
     target = find_target(name, revision)
     if merge and (target.adapter is None or target.four_bit):

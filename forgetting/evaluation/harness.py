@@ -4,7 +4,6 @@ import contextlib
 import io
 import logging
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -58,12 +57,6 @@ def _refuse_not_finite(model: Any) -> None:
 def load_model(model_arguments: dict[str, Any], suite: Suite, device: str, merge: bool) -> tuple[LM, Draws]:
     """Let the harness load a model from paths; with several processes (`accelerate launch`) each loads its own.
 
-    Args:
-        model_arguments: The harness's `model_args`.
-        suite: For batch size and seed.
-        device: Such as `cuda:1` or `cpu`.
-        merge: Add the adapter into the weights.
-
     Returns:
         The model, and the states of the random generators after it was loaded.
 
@@ -96,7 +89,9 @@ def usable_device(device: str | None) -> str:
         UserError: It is no device, or not of this machine.
     """
     if device is None:
-        return default_device()
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         asked = torch.device(device)
     except RuntimeError:
@@ -110,13 +105,6 @@ def usable_device(device: str | None) -> str:
     return device
 
 
-def default_device() -> str:
-    """The accelerator if there is one; the harness itself would insist on CUDA."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def usable_batch_size(batch_size: int | str, device: str) -> int | str:
     """`auto` finds the largest batch by running out of memory, which a CPU does not survive: there it is 8."""
     return 8 if str(batch_size).startswith("auto") and device == "cpu" else batch_size
@@ -126,14 +114,6 @@ def run_task(
     model: LM, loaded: Draws, prepared: PreparedTask, suite: Suite, settings: dict[str, Any], quiet: bool
 ) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
     """Run one task as a launch of its own would: seeds, batch sizes and requests start afresh.
-
-    Args:
-        model: Of `load_model`.
-        loaded: Of `load_model`.
-        prepared: The task.
-        suite: For seed and batch size.
-        settings: What to say of them in the entry.
-        quiet: Hide the harness's progress bars.
 
     Returns:
         The task's entry in the results file and its documents' records; None in all processes but the first.
@@ -219,8 +199,3 @@ def silence(quiet: bool):
         logger.setLevel(level)
         if bars:
             datasets.enable_progress_bars()
-
-
-def bars_wanted() -> bool:
-    """Return whether a terminal shows progress bars."""
-    return sys.stderr.isatty()

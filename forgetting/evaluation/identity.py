@@ -32,15 +32,7 @@ NAMES = ("pretrained", "revision", "peft")
 
 def settings(suite: Suite, prepared: PreparedTask, target: dict[str, Any], arguments: dict[str, Any],
              device: str) -> dict[str, Any]:  # fmt: skip
-    """The settings of a task that its numbers depend on, as the results file holds them.
-
-    Args:
-        suite: Of the task.
-        prepared: The task.
-        target: `Target.describe`, with `merged`.
-        arguments: The harness's `model_args`.
-        device: Such as `cuda:1`.
-    """
+    """The settings of a task that its numbers depend on, as the results file holds them."""
     return {
         "dtype": "auto",
         **{key: value for key, value in arguments.items() if key not in NAMES},

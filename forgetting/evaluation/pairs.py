@@ -13,7 +13,7 @@ from forgetting.errors import UserError
 from forgetting.evaluation.finished import read_task
 from forgetting.evaluation.naming import results_name, suites_in, task_path
 from forgetting.evaluation.results import read_results
-from forgetting.paths import CONFIGS
+from forgetting.evaluation.suite import suite_path
 from forgetting.run_folder import seed_folders
 
 
@@ -46,7 +46,7 @@ class Evaluation:
 def _command(folder: Path, suite: str | None, protocol: str) -> str:
     if suite is None or suite == "main":
         given = ""
-    elif (CONFIGS / "evaluation" / f"{suite}.yaml").is_file():
+    elif suite_path(suite).is_file():
         given = f" --suite {suite}"
     else:  # results know a suite's name, not where its file lies
         given = " --tasks <the same>" if suite.startswith("tasks=") else f" --suite <the file of {suite}>"
@@ -121,11 +121,8 @@ def common_tasks(pairs: list[tuple[Evaluation, Evaluation]]) -> list[str]:
         UserError: There are none.
     """
     everywhere = [evaluation.content["tasks"] for pair in pairs for evaluation in pair]
-    tasks = [
-        name
-        for name in everywhere[0]
-        if all(name in entries and entries[name]["status"] == "ok" for entries in everywhere)
-    ]
+    finished = [{name for name, entry in tasks.items() if entry["status"] == "ok"} for tasks in everywhere]
+    tasks = [name for name in everywhere[0] if name in set.intersection(*finished)]
     if not tasks:
         raise UserError(f"{pairs[0][0].folder} and {pairs[0][1].folder} have no finished task in common.")
     return tasks

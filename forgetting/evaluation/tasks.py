@@ -16,6 +16,7 @@ from forgetting.artifacts import hash_content
 from forgetting.errors import UserError
 from forgetting.evaluation.draws import Draws, draws, seed_all
 from forgetting.evaluation.suite import Column, Suite
+from forgetting.paths import CONFIGS
 
 OWN_TASKS = "evaluation/tasks"
 BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
@@ -54,10 +55,6 @@ class PreparedTask:
 def prepare_tasks(suite: Suite, model_arguments: dict[str, Any]) -> list[PreparedTask]:
     """Load every task of a suite with its data, in the suite's order.
 
-    Args:
-        suite: What to run.
-        model_arguments: Handed to the tasks as the harness's command line does: some of them need the tokenizer.
-
     Raises:
         UserError: A task is unknown, its data are missing, or a package that it needs is.
     """
@@ -81,8 +78,6 @@ def prepare_tasks(suite: Suite, model_arguments: dict[str, Any]) -> list[Prepare
 
 def _manager(names: list[str], include_path: list[str], metadata: dict[str, Any]) -> TaskManager:
     """Return the harness's index; that of its own 15,000 task files takes seconds and is read only when needed."""
-    from forgetting.paths import CONFIGS
-
     for folder in include_path:
         if not Path(folder).is_dir():
             raise UserError(f"The folder of tasks {folder} does not exist.")

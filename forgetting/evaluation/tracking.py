@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
+from forgetting.arguments import read_yaml
 from forgetting.machine import device_name, peak_memory_bytes
 from forgetting.run_folder import record_cost
 from forgetting.weights_and_biases import wandb_mode
@@ -20,10 +20,7 @@ def append_cost(folder: Path, seconds: float, device: torch.device) -> None:
 def wandb_settings(run: Path) -> dict[str, Any] | None:
     """Settings by which a run logs to Weights & Biases (`run.wandb` of its fit.yaml); None when it does not."""
     fit = run / "fit.yaml"
-    if not fit.is_file():
-        return None
-    content = yaml.safe_load(fit.read_text(encoding="utf-8")) or {}
-    return (content.get("run") or {}).get("wandb")
+    return (read_yaml(fit).get("run") or {}).get("wandb") if fit.is_file() else None
 
 
 def log_table(settings: dict[str, Any], folder: Path, content: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from torchmetrics.functional.text import squad
 from transformers import AutoTokenizer
 
 from forgetting.errors import UserError
+from forgetting.paths import CONFIGS
 
 HUB = ("google-research-datasets/tydiqa", "secondary_task")
 
@@ -84,8 +85,6 @@ def _draw(source: Any, language: str, num_questions: int, num_fewshot: int, seed
 
 
 def _labels(file: str | None, language: str) -> dict[str, str]:
-    from forgetting.paths import CONFIGS
-
     path = Path(file) if file else CONFIGS / "evaluation" / "tydiqa_labels.yaml"
     if not path.is_file():
         raise UserError(f"The file of TydiQA's labels {path} does not exist.")

@@ -20,9 +20,6 @@ NAMED = 5
 def made_from(folder: Path) -> dict[str, Any] | None:
     """Return a run's origin, the seed apart: its settings and the hashes of its inputs.
 
-    Args:
-        folder: Of one seed.
-
     Returns:
         By dotted name; None where nothing says it.
 
@@ -92,12 +89,7 @@ def _difference(usual: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 
 def adapter_problem(result: Mapping[str, Any], folder: Path) -> str | None:
-    """Say why a result is not of the adapter that is in its run's folder now; None where it is, or there is none.
-
-    Args:
-        result: As `evaluate` writes it.
-        folder: Of the run.
-    """
+    """Say why a result is not of the adapter that is in its run's folder now; None where it is, or there is none."""
     evaluated = result["target"].get("adapter") if isinstance(result["target"], dict) else None
     if not is_trained(folder):
         return None

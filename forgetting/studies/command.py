@@ -38,12 +38,17 @@ def table_command(arguments: list[str]) -> None:
     runs = RunFolders(Path(options.runs), options.protocol, corpora, corpus)
     overlays = [Path(file) for file in options.config or []]
     plan = Plan(study, runs, overlays, seeds(options.seeds, "--seeds") if options.seeds else None)
-    failures = run_missing(plan) if options.run else []
-    write(plan, forms, [Path(output) for output in options.output or []], _everything(arguments))
-    report(failures)
+    failures = _run_missing(plan) if options.run else []
+    everything = shlex.join(["python", "-m", "forgetting", "table", *arguments, *([] if options.run else ["--run"])])
+    _write(plan, forms, [Path(output) for output in options.output or []], everything)
+    if failures:
+        failed = sum(failure.log is not None for failure in failures)
+        lines = "\n  ".join(map(str, failures))
+        raise UserError(f"{failed} jobs failed and {len(failures) - failed} were skipped; the same command tries them "
+                        f"again.\n  {lines}")  # fmt: skip
 
 
-def run_missing(plan: "Plan") -> "list[Failure]":
+def _run_missing(plan: "Plan") -> "list[Failure]":
     """Run the jobs of a plan that are not done."""
     plan.refuse_missing_suites()
     jobs = plan.pending()
@@ -62,15 +67,8 @@ def run_missing(plan: "Plan") -> "list[Failure]":
     return failures
 
 
-def write(plan: "Plan", forms: list[str], outputs: list[Path], everything: str) -> None:
-    """Print the table of a plan, or write it to files.
-
-    Args:
-        plan: The runs.
-        forms: One per output, or the one that is printed.
-        outputs: Files; none prints.
-        everything: The command that makes all that is missing.
-    """
+def _write(plan: "Plan", forms: list[str], outputs: list[Path], everything: str) -> None:
+    """Write the table of a plan to files, each in its format, or print it where there are none."""
     from forgetting.artifacts import complete_or_absent
     from forgetting.studies.collect import collect
     from forgetting.studies.render import render
@@ -87,19 +85,6 @@ def write(plan: "Plan", forms: list[str], outputs: list[Path], everything: str) 
             with complete_or_absent(output) as temporary:
                 temporary.write_text(render(table, form), encoding="utf-8")
         print(output)
-
-
-def report(failures: "list[Failure]") -> None:
-    """Name the jobs that failed and those that were skipped.
-
-    Raises:
-        UserError: There is one.
-    """
-    if failures:
-        failed = sum(failure.log is not None for failure in failures)
-        lines = "\n  ".join(map(str, failures))
-        raise UserError(f"{failed} jobs failed and {len(failures) - failed} were skipped; the same command tries them "
-                        f"again.\n  {lines}")  # fmt: skip
 
 
 def _forms(options: Namespace) -> list[str]:
@@ -124,12 +109,6 @@ def _forms(options: Namespace) -> list[str]:
         if form in DRAWN and not outputs:
             raise UserError(f"--format {form} needs --output FILE.")
     return forms
-
-
-def _everything(arguments: list[str]) -> str:
-    """The command line that was given, with `--run`."""
-    given = arguments if "--run" in arguments else [*arguments, "--run"]
-    return shlex.join(["python", "-m", "forgetting", "table", *given])
 
 
 def _parser() -> ArgumentParser:

@@ -58,10 +58,6 @@ def estimate(left: Sequence[Job], done: Sequence[Job]) -> str:
 
     A stage that the paper timed takes the paper's minutes, scaled by how fast such stages were here; another one takes
     the mean of its kind here. What neither covers is not counted, and named.
-
-    Args:
-        left: Jobs to run.
-        done: Jobs that are finished.
     """
     counts = Counter(job.stage for job in left)
     if not counts:

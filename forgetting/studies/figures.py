@@ -51,18 +51,15 @@ def _lines(table: Table, figure: Figure, pyplot: Any) -> Any:
     canvas, axes = pyplot.subplots(figsize=(5, 3.4))
     column = table.study.column_names.index(figure.column)
     for section, color in zip(table.sections, COLORS, strict=False):
-        ours = [(line.row.at[figure.x], value) for line in section.lines if (value := line.ours[column])]
-        paper = [(line.row.at[figure.x], value) for line in section.lines if (value := line.row.paper[column])]
-        if ours:
-            x, values = zip(*sorted(ours, key=lambda point: point[0]), strict=True)
-            errors = [value.sd or 0 for value in values]
-            axes.errorbar(x, [v.mean for v in values], errors, color=color, marker="o", ms=4, capsize=2.5, lw=1.5,
-                          label=section.name)  # fmt: skip
-        if paper:
-            x, values = zip(*paper, strict=True)
-            errors = [value.sd or 0 for value in values]
-            axes.errorbar(x, [v.mean for v in values], errors, color=color, marker="D", mfc="white", ms=6, capsize=2.5,
-                          ls="none", label=f"{section.name}, the paper's")  # fmt: skip
+        lines = sorted(section.lines, key=lambda line: line.row.at[figure.x])
+        ours = [(line.row.at[figure.x], line.ours[column]) for line in lines]
+        paper = [(line.row.at[figure.x], line.row.paper[column]) for line in lines]
+        own = {"marker": "o", "ms": 4, "lw": 1.5, "label": section.name}
+        of_paper = {"marker": "D", "ms": 6, "mfc": "white", "ls": "none", "label": f"{section.name}, the paper's"}
+        for points, style in ((ours, own), (paper, of_paper)):
+            drawn = [(x, value.mean, value.sd or 0) for x, value in points if value is not None]
+            if drawn:
+                axes.errorbar(*zip(*drawn, strict=True), color=color, capsize=2.5, **style)
     axes.set_xlabel(figure.x)
     axes.set_ylabel(_axis_name(table, figure))
     ticks = sorted({line.row.at[figure.x] for section in table.sections for line in section.lines})

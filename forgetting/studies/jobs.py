@@ -90,11 +90,7 @@ class Job:
 
 
 def needs_store(config: dict[str, Any]) -> bool:
-    """Whether a run reads the scores: it selects tokens, or a user's own objective may read them.
-
-    Args:
-        config: Of the run, merged from files and overrides.
-    """
+    """Whether a run reads the scores: it selects tokens, or a user's own objective may read them."""
     objective = config["model"]["objective"]
     name = objective["class_path"] if isinstance(objective, dict) else str(objective)
     is_own = "." in name and not name.startswith("forgetting.")

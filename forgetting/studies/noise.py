@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from jsonargparse import ArgumentParser
+from scipy.stats import rankdata
 
 from forgetting.arguments import read_yaml
 from forgetting.errors import UserError
@@ -55,12 +56,10 @@ class Detection:
 
 def area_under_curve(score: Float[np.ndarray, " n"], is_noise: Bool[np.ndarray, " n"]) -> float:
     """Probability that a noisy element's score is below a clean one's, ties counting half (Mann and Whitney)."""
-    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
-    middle_rank = np.cumsum(counts) - (counts - 1) / 2
     num_clean, num_noise = int((~is_noise).sum()), int(is_noise.sum())
     if not num_clean or not num_noise:
         return float("nan")
-    above = middle_rank[inverse][~is_noise].sum() - num_clean * (num_clean + 1) / 2
+    above = rankdata(score)[~is_noise].sum() - num_clean * (num_clean + 1) / 2
     return float(above / (num_clean * num_noise))
 
 

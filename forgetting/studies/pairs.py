@@ -45,10 +45,6 @@ def paired_difference(first: Mapping[str, float], second: Mapping[str, float]) -
 
     Repetitions differ far more from each other than rows do in one of them, so rows are compared in pairs.
 
-    Args:
-        first: Value per repetition.
-        second: The same of the row to subtract.
-
     Returns:
         None where no repetition is shared.
     """

@@ -116,13 +116,10 @@ class Plan:
             if not suite_path(suite).is_file():
                 raise UserError(f"{self.study.path}: there is no suite {suite_path(suite)}.")
 
-    def pending(self, targets: Iterable[Key] | None = None) -> list[Job]:
+    def pending(self) -> list[Job]:
         """Jobs that are not done, each after those that it needs.
 
         What only finished jobs need is not looked at: a reference may be gone once all its runs are trained.
-
-        Args:
-            targets: Keys of the last jobs; None takes the study's.
         """
         ordered: dict[Key, Job] = {}
         seen: set[Key] = set()
@@ -137,7 +134,7 @@ class Plan:
                     visit(need)
                 ordered[key] = job
 
-        for key in self.targets if targets is None else targets:
+        for key in self.targets:
             visit(key)
         return list(ordered.values())
 

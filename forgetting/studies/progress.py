@@ -12,12 +12,7 @@ from rich.progress import Progress as Bars
 
 
 class Progress:
-    """Shows how far a sequence of jobs is: a bar on a terminal, else a line per job.
-
-    Args:
-        total: Number of jobs.
-        console: Where to show it.
-    """
+    """Shows how far a sequence of jobs is: a bar on a terminal, else a line per job."""
 
     def __init__(self, total: int, console: Console) -> None:
         self.total, self.console = total, console
@@ -67,11 +62,7 @@ class Progress:
 
 @contextlib.contextmanager
 def output_in_file(path: Path) -> Iterator[None]:
-    """Send what is printed, logged by Lightning or warned about inside to the end of a file; hide the libraries' bars.
-
-    Args:
-        path: Of the file.
-    """
+    """Send what is printed, logged by Lightning or warned about to the end of a file; hide the libraries' bars."""
     import datasets
     import lightning.pytorch  # noqa: F401 - now, since it gives its loggers their handlers when it is imported
     import transformers
