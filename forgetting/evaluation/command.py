@@ -146,8 +146,7 @@ def _suite(options: Namespace) -> Suite:
     else:
         columns = {name: Column([name], shots=options.shots) for name in names}
         suite = Suite(name_of_tasks(names, options.shots), columns, options.protocol)
-    for folder in options.include_path or []:
-        suite.include_path.append(folder)
+    suite.include_path += options.include_path or []
     if options.data_files:
         origin = Path(options.data_files)
         suite.data_files = {**suite.data_files, **absolute_files(read_mapping(origin), origin)}

@@ -103,13 +103,6 @@ def is_trained(folder: Path) -> bool:
     return all((folder / "adapter" / name).is_file() for name in (CONFIG, WEIGHTS))
 
 
-def is_finished(folder: Path, stage: str) -> bool:
-    """Whether a run has been through a stage: until then its `cost.json` holds the time of a part."""
-    if stage == "score":
-        return (folder / "scores" / "manifest.json").is_file()
-    return is_trained(folder)
-
-
 def rows_differ(group: str, rows: Mapping[str, Mapping[str, Any]]) -> str | None:
     """A note on rows of one group that differ in their corpus, base, store or precision; None where they share them.
 

@@ -8,7 +8,6 @@ from forgetting.arguments import flat, read_yaml
 from forgetting.errors import UserError
 from forgetting.studies.agreement import (
     adapter_problem,
-    is_finished,
     is_trained,
     made_from,
     notes_on_results,
@@ -69,7 +68,7 @@ class _Gathering:
         self.detections: dict[Path, Detection | None] = {}
         self.lines: dict[str, Line] = {}
         self.origins: dict[str, dict[str, Any]] = {}
-        files = [repeat.overlay for repeat in self.study.repeats]
+        files = [repeat.overlay for repeat in self.study.repeats if repeat.overlay]
         self.changed = {key for file in files for key in flat(read_yaml(file))} if files else None
 
     def section(self, group: Group) -> Section:
@@ -170,8 +169,7 @@ class _Gathering:
 
     def _commands(self, run: PlannedRun) -> list[str]:
         if not run.jobs:  # trained with a seed that the study does not name
-            protocol = "" if self.runs.protocol == "corrected" else f" --protocol {self.runs.protocol}"
-            return [f"python -m forgetting evaluate {run.folder} --suite {run.repetition.suite}{protocol}"]
+            return [self.runs.command(run.folder, str(run.repetition.suite))]
         jobs = [self.plan.jobs[key] for key in run.jobs]
         return [job.command for job in jobs if not (job.stage in ("fit", "reference") and is_trained(job.folder))]
 
@@ -192,7 +190,10 @@ class _Gathering:
         line = Line(row, [])
         for experiment in origin.experiments:
             job, folders = self.plan.timed(origin.stage, experiment)
-            finished = [folder for folder in folders if is_finished(folder, origin.stage)]
+            if origin.stage == "score":  # until then `cost.json` holds the time of a part
+                finished = [folder for folder in folders if (folder / "scores" / "manifest.json").is_file()]
+            else:
+                finished = [folder for folder in folders if is_trained(folder)]
             times = {folder: minutes(folder, origin.stage, self.devices) for folder in finished}
             timed = {folder: time for folder, time in times.items() if time is not None}
             counted = list(timed.values()) if self._belong_together(row, list(timed)) else []

@@ -11,8 +11,9 @@ from forgetting.artifacts import hash_content
 from forgetting.errors import UserError
 from forgetting.runs.naming import Naming
 from forgetting.studies.agreement import is_trained
-from forgetting.studies.jobs import Job, Key, Repetition, add_job, needs_store
+from forgetting.studies.jobs import Job, Key, add_job, needs_store
 from forgetting.studies.results import RunFolders
+from forgetting.studies.spec import Repetition
 
 CORPUS = ("corpus", "template", "max_length")
 """Settings of `data` that a prepared corpus and its tokens depend on, the model's tokenizer apart."""

@@ -15,23 +15,6 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Repetition:
-    """One repetition of a study's rows: a seed, or an overlay.
-
-    Attributes:
-        name: `seed-0`, or the overlay's name.
-        seed: Of the runs; None leaves it to the configuration.
-        overlay: File laid over the rows.
-        suite: Evaluates the runs.
-    """
-
-    name: str
-    seed: int | None = None
-    overlay: Path | None = None
-    suite: str | None = None
-
-
-@dataclass(frozen=True)
 class Job:
     """One command line.
 
@@ -65,6 +48,11 @@ class Job:
         """Unique among the jobs of its stage, and fit to be a path."""
         run = self.run_id if self.stage in ("prepare", "evaluate_base") else f"{self.run_id}/seed-{self.seed}"
         return f"{self.label}/{run}" if self.label else run
+
+    @property
+    def title(self) -> str:
+        """In a line of progress."""
+        return f"{self.stage.replace('_', ' ')} {self.name}"
 
     @property
     def key(self) -> Key:

@@ -4,7 +4,7 @@ Nothing here runs anything. The command `table` runs the jobs one after the othe
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from forgetting.evaluation.suite import suite_path
 from forgetting.paths import EXPERIMENTS
 from forgetting.run_folder import seed_folders
 from forgetting.studies.job_builder import JobBuilder
-from forgetting.studies.jobs import Job, Key, Repetition, add_job
+from forgetting.studies.jobs import Job, Key, add_job
 from forgetting.studies.results import RunFolders
-from forgetting.studies.spec import INLINE, BaseModel, Row, Runs, Stage, Study
+from forgetting.studies.spec import INLINE, BaseModel, Repetition, Row, Runs, Stage, Study
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,8 @@ class Plan:
         self.study, self.runs = study, runs
         self.overlays = (*study.overlays, *overlays)
         self.seeds_are_given = seeds is not None
-        repetitions = [Repetition(r.overlay.stem, None, r.overlay, r.suite or study.suite) for r in study.repeats]
-        repetitions = repetitions or [
-            Repetition(f"seed-{seed}", seed, None, study.suite) for seed in seeds or study.seeds
-        ]
+        repetitions = study.repeats or [Repetition(f"seed-{seed}", seed) for seed in seeds or study.seeds]
+        repetitions = [replace(repetition, suite=repetition.suite or study.suite) for repetition in repetitions]
         self.repetitions = repetitions
         experiments = study.experiments if study.config is None else write_inline(study, study.config, runs.root)
         self._builder = JobBuilder(study.path, experiments, runs, self.overlays, machine)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 from forgetting.errors import UserError
-from forgetting.studies.rows import further_text, pair_rows, text_rows
+from forgetting.studies.rows import pair_rows, text_rows
 from forgetting.studies.spec import BaseModel, Origin, Runs, Value
 from forgetting.studies.table import Table
 
@@ -36,7 +36,7 @@ def markdown(table: Table) -> str:
         lines += [f"Missing (all of it: `{table.everything}`)", ""]
         for part in missing:
             commands = ", then ".join(f"`{command}`" for command in part.commands)
-            lines += [f"- {escape(part.rows)}: {commands}{further_text(table, part)}"]
+            lines += [f"- {escape(part.rows)}: {commands}{part.further}"]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -156,7 +156,7 @@ def page(table: Table) -> str:
     missing = "".join(
         f"<li>{escape(part.rows)}: "
         + ", then ".join(f"<code>{escape(command)}</code>" for command in part.commands)
-        + f"{further_text(table, part)}</li>"
+        + f"{part.further}</li>"
         for part in table.missing()
     )
     if missing:

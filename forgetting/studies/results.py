@@ -48,13 +48,18 @@ class RunFolders:
         path = folder / results_name(name, self.protocol)
         if not path.is_file():
             return None
-        again = f"Evaluate again: python -m forgetting evaluate {folder} --suite {suite}"
+        again = f"Evaluate again: {self.command(folder, suite)}"
         content = read_results(path, again)
         if not _has_numbers(content):
             raise UserError(f"{path} is not as `evaluate` writes it: it is damaged, or of another version. {again}")
         if content["suite"] != name:
             raise UserError(f"{path} is of the suite {content['suite']}, the table needs {name}. {again}")
         return {**content, "path": str(path)}
+
+    def command(self, folder: Path, suite: str) -> str:
+        """The command that evaluates a run."""
+        protocol = "" if self.protocol == "corrected" else f" --protocol {self.protocol}"
+        return f"python -m forgetting evaluate {folder} --suite {suite}{protocol}"
 
     def whole_result(self, folder: Path, suite: str) -> Path | None:
         """The results file where every column has a value and is of the adapter in the folder; else None."""

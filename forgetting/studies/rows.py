@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from forgetting.studies.pairs import Difference
 from forgetting.studies.spec import BaseModel, Column, CorpusSource, Overhead, Value
-from forgetting.studies.table import Line, Missing, Section, Table
+from forgetting.studies.table import Line, Section, Table, counted
 
 MISSING = "—"
 
@@ -54,11 +54,6 @@ def text_rows(table: Table, section: Section) -> list[TextRow]:
             texts = [number(a.mean - b.mean, decimals[c], sign=True) if a and b else MISSING for c, (a, b) in both]
             rows.append(TextRow("", "difference", [Cell(text) for text in texts]))
     return rows
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _reading(table: Table, line: Line) -> str:
@@ -116,8 +111,3 @@ def _interval(difference: Difference, decimals: int) -> str:
     if difference.num_positive is not None and difference.num_pairs > 1:
         text += f", {difference.num_positive} of {difference.num_pairs}"
     return text
-
-
-def further_text(table: Table, missing: Missing) -> str:
-    """The end of a line of what is missing: ` (and 2 more seeds)`."""
-    return f" (and {counted(missing.num_further, f'more {table.repetition}')})" if missing.num_further else ""

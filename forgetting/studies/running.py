@@ -34,12 +34,7 @@ class Failure:
 
     def __str__(self) -> str:
         where = "" if self.log is None else f" What it printed is in {self.log}."
-        return f"{title(self.job)}: {self.reason}{where}"
-
-
-def title(job: Job) -> str:
-    """A job in a line of progress."""
-    return f"{job.stage.replace('_', ' ')} {job.name}"
+        return f"{self.job.title}: {self.reason}{where}"
 
 
 def run_jobs(jobs: Sequence[Job], logs: Path, console: Console | None = None) -> list[Failure]:
@@ -63,12 +58,12 @@ def run_jobs(jobs: Sequence[Job], logs: Path, console: Console | None = None) ->
         progress.say(f"{len(jobs)} jobs; what they print goes to {logs}")
         for job in jobs:
             if failed := next((failures[need] for need in job.needs if need in failures), None):
-                failures[job.key] = Failure(job, f"skipped, for it needs {title(failed.job)}", None)
+                failures[job.key] = Failure(job, f"skipped, for it needs {failed.job.title}", None)
                 progress.done += 1
                 continue
             log = log_of(job, logs)
             try:
-                with progress.job(title(job)), output_in_file(log):
+                with progress.job(job.title), output_in_file(log):
                     run_job(job)
             except Exception as error:  # noqa: BLE001 - like a process of its own, a job ends without the others
                 if not isinstance(error, UserError):

@@ -140,15 +140,19 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Repeat:
-    """A repetition that is an overlay, such as a generated dataset with its own seeds.
+class Repetition:
+    """One repetition of a study's rows: a seed, or an overlay such as a generated dataset with its own seeds.
 
     Attributes:
+        name: `seed-0`, or the overlay's name.
+        seed: Of the runs; None leaves it to the configuration.
         overlay: File laid over every row.
-        suite: Evaluates it in place of the study's.
+        suite: Evaluates the runs; None is the study's.
     """
 
-    overlay: Path
+    name: str
+    seed: int | None = None
+    overlay: Path | None = None
     suite: str | None = None
 
 
@@ -184,7 +188,7 @@ class Study:
     experiments: Path = Path("experiments")
     config: dict[str, Any] | None = None
     overlays: tuple[Path, ...] = ()
-    repeats: tuple[Repeat, ...] = ()
+    repeats: tuple[Repetition, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
     corpus: str | None = None
     decimals: int = 2

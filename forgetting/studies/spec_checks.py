@@ -30,7 +30,7 @@ def _check_columns_and_names(study: Study) -> None:
         _refuse_twice([row.name for row in group.rows], f"{study.path}, group {group.name!r}: the row")
     _refuse_twice([group.name for group in study.groups], f"{study.path}: the group")
     _refuse_twice(study.column_names, f"{study.path}: the column")
-    _refuse_twice([repeat.overlay.as_posix() for repeat in study.repeats], f"{study.path}: the repetition")
+    _refuse_twice([str(repeat.overlay) for repeat in study.repeats], f"{study.path}: the repetition")
 
 
 def _refuse_twice(names: Iterable[str], what: str) -> None:

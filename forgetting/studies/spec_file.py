@@ -24,7 +24,7 @@ from forgetting.studies.spec import (
     Group,
     Origin,
     Overhead,
-    Repeat,
+    Repetition,
     Row,
     Runs,
     Stage,
@@ -223,11 +223,12 @@ def _suite(study: Path, value: Any, place: str) -> str | None:
     return name
 
 
-def _repeat(study: Path, value: Any, place: str) -> Repeat:
+def _repeat(study: Path, value: Any, place: str) -> Repetition:
     """An overlay that is a repetition, alone or with its suite."""
-    if isinstance(value, str):
-        return Repeat(_near(study, value, place))
-    return build(Repeat, value, place, {"overlay": partial(_near, study), "suite": partial(_suite, study)})
+    content = {"overlay": value} if isinstance(value, str) else value
+    check_keys(content, {"overlay"}, {"overlay", "suite"}, place)
+    overlay = _near(study, content["overlay"], f"{place}, overlay")
+    return Repetition(overlay.stem, None, overlay, _suite(study, content.get("suite"), f"{place}, suite"))
 
 
 def _folder(study: Path, value: Any, place: str) -> Path:

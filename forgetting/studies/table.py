@@ -45,11 +45,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Missing:
-    """Rows that lack the same, the commands that make it, and how many further repetitions lack something."""
+    """Rows that lack the same, the commands that make it, and ` (and 2 more seeds)` where these lack something too."""
 
     rows: str
     commands: list[str]
-    num_further: int
+    further: str
 
 
 @dataclass
@@ -83,11 +83,20 @@ class Table:
                 if line.commands:
                     key = tuple(line.commands), line.num_further
                     rows.setdefault(key, []).append(f"{line.row.name} ({section.name})")
-        return [Missing(", ".join(names), list(commands), further) for (commands, further), names in rows.items()]
+        parts = []
+        for (commands, num_further), names in rows.items():
+            further = f" (and {counted(num_further, f'more {self.repetition}')})" if num_further else ""
+            parts.append(Missing(", ".join(names), list(commands), further))
+        return parts
 
     def notes(self) -> list[str]:
         """Notes below the table."""
         return [*self.facts, *self.problems, *(f"On the paper: {note}" for note in self.study.footnotes())]
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def summary(values: Sequence[float]) -> Value | None:
