@@ -50,14 +50,25 @@ class SafeCheckpointIO(TorchCheckpointIO):
         return load_checkpoint(Path(path))
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint, refusing one in which a byte differs from what was written.
+
+    One without hashes next to it is accepted if torch can read it.
+
+    Args:
+        path: The file.
+        mmap: Leave the tensors in the file.
 
     Raises:
         UserError: It is cut short, damaged, or no checkpoint.
     """
-    _refuse_damaged(path)
-    return _read(path)
+    sums = path.parent / SUMS
+    if sums.is_file() and hash_file(path) not in sums.read_text(encoding="ascii", errors="replace").split():
+        raise UserError(_damaged(path, f"its SHA-256 is none of those in {sums}"))
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(_damaged(path, f"{type(error).__name__}: {str(error).splitlines()[0]}")) from error
 
 
 def steps_in_checkpoint(path: Path) -> int:
@@ -66,15 +77,7 @@ def steps_in_checkpoint(path: Path) -> int:
     Raises:
         UserError: As `load_checkpoint`.
     """
-    _refuse_damaged(path)
-    return int(_read(path, mmap=True)["global_step"])
-
-
-def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise UserError(_damaged(path, f"{type(error).__name__}: {str(error).splitlines()[0]}")) from error
+    return int(load_checkpoint(path, mmap=True)["global_step"])
 
 
 def _add_sum(file: Path, sha256: str) -> None:
@@ -82,13 +85,6 @@ def _add_sum(file: Path, sha256: str) -> None:
     hashes = file.read_text(encoding="ascii", errors="replace").split() if file.is_file() else []
     with complete_or_absent(file) as temporary:
         temporary.write_text("\n".join([*hashes[-9:], sha256]) + "\n", encoding="utf-8")
-
-
-def _refuse_damaged(path: Path) -> None:
-    """Compare a checkpoint with the hashes of those that were written here. Without hashes it is accepted."""
-    sums = path.parent / SUMS
-    if sums.is_file() and hash_file(path) not in sums.read_text(encoding="ascii", errors="replace").split():
-        raise UserError(_damaged(path, f"its SHA-256 is none of those in {sums}"))
 
 
 def _damaged(path: Path, reason: str) -> str:
