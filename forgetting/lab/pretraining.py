@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from forgetting.lab.language import BOS, EOS, PAD, SPECIAL, UNKNOWN, Language
-from forgetting.lab.web import pretraining_document
+from forgetting.lab.texts import pretraining_document
 
 OnStep = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""

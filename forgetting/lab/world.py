@@ -11,7 +11,7 @@ from forgetting.errors import UserError
 from forgetting.lab.benchmarks import suite, write_tasks
 from forgetting.lab.language import Size, build_language
 from forgetting.lab.pretraining import OnStep, Pretraining, write_base
-from forgetting.lab.sources import SOURCES, draw_sources, write_rows
+from forgetting.lab.texts import SOURCES, draw_sources, write_rows
 
 FORMAT = 3  # of the folder and of every rule by which a world follows from its seed: raise it when one changes
 
