@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from forgetting.corpus.encoding import Encoder, bos_ids, tokenizer_hash
+from forgetting.corpus.encoding import Encoder, Segment, bos_ids, tokenizer_hash
 from forgetting.corpus.messages import Messages
-from forgetting.corpus.segments import Segment
 from forgetting.corpus.templates import Plain, Tulu, template_for
 from forgetting.errors import UserError
 

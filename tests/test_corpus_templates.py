@@ -5,9 +5,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from forgetting.corpus.chat import Chat
-from forgetting.corpus.encoding import Encoder
+from forgetting.corpus.encoding import Encoder, Segment
 from forgetting.corpus.messages import Messages
-from forgetting.corpus.segments import Segment
 from forgetting.corpus.templates import Plain, Tulu, template_for
 from forgetting.errors import UserError
 

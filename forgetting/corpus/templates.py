@@ -11,8 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 from transformers import PreTrainedTokenizerBase
 
 from forgetting.corpus.chat import Chat
+from forgetting.corpus.encoding import Segment
 from forgetting.corpus.messages import Messages
-from forgetting.corpus.segments import Segment
 from forgetting.errors import UserError
 
 TEMPLATES = ("tulu", "chat", "plain")
