@@ -146,36 +146,34 @@ def _json_rows(file: Path, where: str) -> tuple[list[str], Iterator[dict[str, An
     with _open(file, newline="\n") as text:
         start = text.read(64).lstrip()
         text.seek(0)
-        rows: list[Any] = []
+        numbered: list[tuple[int, Any]] = []
         if start.startswith("["):
             unit = "item"
             try:
-                rows = json.load(text)
+                numbered = list(enumerate(json.load(text), 1))
             except UnicodeDecodeError:
                 raise
             except (ValueError, RecursionError) as error:
                 raise UserError(f"{where} is not valid JSON ({_reason(error)}). It may be cut short.") from None
-            numbers = list(range(1, len(rows) + 1))
         else:
-            unit, numbers = "line", []
+            unit = "line"
             for number, line in enumerate(text, 1):
                 if not line.strip():
                     continue
                 try:
-                    rows.append(json.loads(line))
+                    numbered.append((number, json.loads(line)))
                 except (ValueError, RecursionError) as error:
                     raise UserError(
                         f"{where}, line {number}: not valid JSON ({_reason(error)}). Expected one JSON object a line, "
                         "or one array of objects."
                     ) from None
-                numbers.append(number)
     columns: dict[str, None] = {}
-    for number, row in zip(numbers, rows, strict=True):
+    for number, row in numbered:
         if not isinstance(row, dict):
             raise UserError(f"{where}, {unit} {number}: found a {type(row).__name__}, expected a JSON object.")
         columns.update(dict.fromkeys(row))
     names = list(columns)
-    return names, ({name: row.get(name) for name in names} for row in rows)
+    return names, ({name: row.get(name) for name in names} for _, row in numbered)
 
 
 def _reason(error: Exception) -> str:
@@ -186,39 +184,33 @@ def _separated_rows(source: Source, file: Path, form: str, where: str) -> tuple[
     quoted = source.quoted if source.quoted is not None else form == "csv"
     separator = "\t" if form == "tsv" else ","
     csv.field_size_limit(2**31 - 1)
-    rows: list[list[str]] = []
-    lines: list[int] = []
+    numbered: list[tuple[int, list[str]]] = []
     with _open(file, newline="" if quoted else "\n") as text:
         try:
             if quoted:
                 reader = csv.reader(text, delimiter=separator, strict=True)
-                for fields in reader:
-                    if fields:
-                        rows.append(fields)
-                        lines.append(reader.line_num)
+                numbered = [(reader.line_num, fields) for fields in reader if fields]
             else:
-                for number, line in enumerate(text, 1):
-                    if line.strip("\r\n"):
-                        rows.append(line.rstrip("\r\n").split(separator))
-                        lines.append(number)
+                lines = ((number, line.rstrip("\r\n")) for number, line in enumerate(text, 1))
+                numbered = [(number, line.split(separator)) for number, line in lines if line]
         except csv.Error as error:
             raise UserError(
                 f"{where}: not valid {form.upper()} ({error}). Set quoted: false if its fields do not stand in quotes."
             ) from None
     columns = source.column_names
-    if columns is None and rows:
-        columns, rows, lines = rows[0], rows[1:], lines[1:]
+    if columns is None and numbered:
+        (_, columns), *numbered = numbered
     columns = columns or []
     _refuse_repeated(columns, where)
-    for number, fields in zip(lines, rows, strict=True):
+    for number, fields in numbered:
         if len(fields) != len(columns):
             raise UserError(
                 f"{where}, line {number}: found {len(fields)} fields, expected {len(columns)} ({', '.join(columns)}). "
                 "A file without a header row needs column_names; fields in double quotes need quoted: true."
             )
     if source.unescape:
-        rows = [[_unescaped(field) for field in fields] for fields in rows]
-    return columns, (dict(zip(columns, fields, strict=True)) for fields in rows)
+        numbered = [(number, [_unescaped(field) for field in fields]) for number, fields in numbered]
+    return columns, (dict(zip(columns, fields, strict=True)) for _, fields in numbered)
 
 
 def _parquet_rows(file: Path, where: str) -> tuple[list[str], Iterator[dict[str, Any]]]:
