@@ -130,29 +130,32 @@ def assignment(option: str) -> tuple[str, Any]:
         return key, text
 
 
-def merged(files: Sequence[Path], overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Lay base configurations, files and overrides over one another, as `fit` does, without its types.
+def merged(files: Sequence[Path]) -> dict[str, Any]:
+    """Lay base configurations and files over one another, as `fit` does, without its types.
 
     Args:
         files: The experiment, then overlays.
-        overrides: Options such as `--data.positive_fraction=0.5`, in any spelling that the command line takes.
 
     Returns:
-        Plain dictionaries. A key that no file and no override names is not in it.
+        Plain dictionaries. A key that no file names is not in it.
 
     Raises:
-        UserError: A file is missing or not YAML, or an option has no value.
+        UserError: A file is missing or not YAML.
     """
     bases = base_files([part for file in files for part in ("--config", str(file))])
     config: dict[str, Any] = {}
     for file in (*bases, *files):
         config = _laid_over(config, read_yaml(file))
-    return overridden(config, overrides)
+    return config
 
 
-def overridden(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Lay overrides over a configuration; see `merged`."""
-    for key, value in map(assignment, option_strings(overrides)):
+def overridden(config: dict[str, Any], options: Sequence[str]) -> dict[str, Any]:
+    """Lay overrides, as `option_strings` returns them, over a configuration.
+
+    Raises:
+        UserError: One has no value.
+    """
+    for key, value in map(assignment, options):
         config = _assigned(config, key.split("."), value)
     return config
 

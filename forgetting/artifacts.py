@@ -97,11 +97,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, complete or not at all. NaN is refused: it is not JSON."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, complete or not at all."""
     with complete_or_absent(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, complete or not at all. NaN is refused: it is not JSON."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, expected: type = dict, keys: Iterable[str] = (), remedy: str = REMEDY) -> Any:

@@ -108,6 +108,11 @@ class Language:
     boilerplates: tuple[tuple[str, ...], ...]
 
     @property
+    def ids(self) -> dict[str, int]:
+        """The token of each word."""
+        return {word: number for number, word in enumerate(self.vocabulary)}
+
+    @property
     def plain_words(self) -> tuple[str, ...]:
         """The words that can stand anywhere in a text."""
         return self.vocabulary[len(SPECIAL) + len(MARKERS) + len(CUES) :]

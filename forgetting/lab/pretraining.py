@@ -94,7 +94,7 @@ def pack(documents: list[list[int]], width: int) -> PackedDocuments:
 
 def word_tokenizer(language: Language) -> PreTrainedTokenizerFast:
     """One token a word; BOS goes in front."""
-    ids = {word: number for number, word in enumerate(language.vocabulary)}
+    ids = language.ids
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment] - tokenizers' stubs lack setters
     tokenizer.add_special_tokens(list(SPECIAL))
@@ -108,7 +108,7 @@ def word_tokenizer(language: Language) -> PreTrainedTokenizerFast:
 
 def untrained_model(language: Language, seed: int, settings: Pretraining) -> LlamaForCausalLM:
     """The model before its first step."""
-    ids = {word: number for number, word in enumerate(language.vocabulary)}
+    ids = language.ids
     configuration = LlamaConfig(
         vocab_size=len(ids), hidden_size=settings.hidden, intermediate_size=3 * settings.hidden,
         num_hidden_layers=settings.layers, num_attention_heads=settings.heads, num_key_value_heads=settings.heads,
@@ -140,7 +140,7 @@ def pretrain(language: Language, seed: int, settings: Pretraining, on_step: OnSt
         on_step: Told about each step.
     """
     model = untrained_model(language, seed, settings)
-    ids = {word: number for number, word in enumerate(language.vocabulary)}
+    ids = language.ids
     draw = Random(f"web {seed}")
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     with one_thread():

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from forgetting.artifacts import complete_or_absent, hash_file
+from forgetting.artifacts import complete_or_absent, hash_file, write_text
 from forgetting.errors import UserError
 from forgetting.runs.run import Run
 from forgetting.runs.signals import leave, signals_of
@@ -83,8 +83,7 @@ def steps_in_checkpoint(path: Path) -> int:
 def _add_sum(file: Path, sha256: str) -> None:
     """Note the hash of a checkpoint before it gets its name: no checkpoint exists without its hash."""
     hashes = file.read_text(encoding="ascii", errors="replace").split() if file.is_file() else []
-    with complete_or_absent(file) as temporary:
-        temporary.write_text("\n".join([*hashes[-9:], sha256]) + "\n", encoding="utf-8")
+    write_text(file, "\n".join([*hashes[-9:], sha256]) + "\n")
 
 
 def _damaged(path: Path, reason: str) -> str:

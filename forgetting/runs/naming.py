@@ -119,7 +119,8 @@ class Naming:
         results = [key for key in keys if not is_neutral(key) and setting(key) not in REFERENCE_IGNORES]
         if any(map(_concerns_reference, results)):
             return not self._is_explicit
-        return not results and any(key == "data.reference_seed" or _is_handed_on(key) for key in keys)
+        handed_on = (key == "data.reference_seed" or (is_neutral(key) and key not in LAUNCH) for key in keys)
+        return not results and any(handed_on)
 
     @property
     def reference_file(self) -> Path:
@@ -137,10 +138,6 @@ class Naming:
 def _concerns_reference(key: str) -> bool:
     """Whether a key concerns a run's reference. A trial of a few steps takes the reference that exists."""
     return setting(key) not in REFERENCE_IGNORES and setting(key) not in TRAINER
-
-
-def _is_handed_on(key: str) -> bool:
-    return is_neutral(key) and key not in LAUNCH
 
 
 def _parts(key: str, value: Any) -> list[tuple[str, Any]]:

@@ -10,20 +10,14 @@ from lightning.pytorch.callbacks import Callback
 from peft import PeftModel
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from forgetting.artifacts import complete_folder, complete_or_absent, write_json
+from forgetting.artifacts import complete_folder, write_json, write_text
 from forgetting.errors import UserError
 from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
 from forgetting.model.lora import save_lora
 from forgetting.runs.metrics import MetricsFile
 from forgetting.runs.preflight import preflight
-from forgetting.runs.provenance import (
-    all_inputs,
-    checkpoint_identity,
-    launch,
-    provenance,
-    refuse_other_inputs,
-)
+from forgetting.runs.provenance import all_inputs, checkpoint_identity, launch, provenance, refuse_other_inputs
 from forgetting.runs.run import Run
 
 
@@ -54,8 +48,7 @@ class RunRecord(Callback):
             self.run.folder.mkdir(parents=True, exist_ok=True)
             before = self.run.provenance() or {"launches": []}
             launches = [*before["launches"], launch(trainer, self.data, self.module)]
-            with complete_or_absent(self.run.folder / "fit.yaml") as temporary:
-                temporary.write_text(self.config_text, encoding="utf-8")
+            write_text(self.run.folder / "fit.yaml", self.config_text)
             write_json(self.run.provenance_file, {**made_from, "launches": launches})
             for logger in trainer.loggers:
                 logger.log_hyperparams(yaml.safe_load(self.config_text))

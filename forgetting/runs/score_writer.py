@@ -16,9 +16,7 @@ from forgetting.method.store import ScoreStore, ShardRange, close_store, write_s
 from forgetting.model.backbone import backbone_identity
 from forgetting.run_folder import record_cost
 from forgetting.runs.cost import machine_record
-from forgetting.runs.provenance import (
-    training_versions,
-)
+from forgetting.runs.provenance import training_versions
 
 
 class ScoreWriter(Callback):

@@ -4,7 +4,7 @@ from typing import Any
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from forgetting.artifacts import complete_or_absent
+from forgetting.artifacts import write_text
 from forgetting.runs.run import Run
 from forgetting.weights_and_biases import refuse_wandb_settings, wandb_mode
 
@@ -33,6 +33,5 @@ def _identity(run: Run) -> str:
     if getattr(rank_zero_only, "rank", 0) != 0:
         return ""  # the first rank alone logs
     if not file.is_file():
-        with complete_or_absent(file) as temporary:
-            temporary.write_text(uuid.uuid4().hex[:16], encoding="utf-8")
+        write_text(file, uuid.uuid4().hex[:16])
     return file.read_text(encoding="utf-8").strip()
