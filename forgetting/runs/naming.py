@@ -15,13 +15,16 @@ from typing import Any
 
 from forgetting.arguments import assignment, config_files, flat, merged, option_strings, overridden, read_yaml
 from forgetting.artifacts import hash_content
+from forgetting.errors import UserError
 from forgetting.paths import EXPERIMENTS
-from forgetting.runs.run import REFERENCE_IGNORES, TRAINER, is_neutral, run_seed, setting
+from forgetting.runs.run import REFERENCE_IGNORES, TRAINER, Run, changes, is_neutral, run_seed, setting
 
 GROUPS = ("model", "data", "trainer", "run")
 LAUNCH = frozenset({"run.id", "seed_everything", "ckpt_path", "verbose"})
 """Neutral keys that are one run's or one command's own, so that they are not handed on to its reference."""
 LONGEST = 100
+SHARED = ("model.backbone", "model.revision", "data.corpus", "data.template", "data.max_length")
+"""Settings that scores depend on, whatever the adapter: those of a run are those of its reference."""
 
 
 class Naming:
@@ -133,6 +136,29 @@ class Naming:
         if data.get("reference") and folder is not None:
             return folder / f"{name}.yaml"
         return self.files[0].parent / "reference.yaml"
+
+    def refuse_unshared(self, run: Run, reference: Run) -> None:
+        """Refuse a trained reference of another corpus or base model than its run's, before anything is loaded.
+
+        Raises:
+            UserError: Naming the keys that differ.
+        """
+        record = reference.provenance()
+        if record is None:
+            return
+        theirs, ours = flat(record["computed"]), flat(run.computed)
+        keys = changes(record["computed"], run.computed)
+        differing = [key for key in keys if any(key == shared or key.startswith(f"{shared}.") for shared in SHARED)]
+        if not differing:
+            return
+        listed = "; ".join(f"{key}: {theirs.get(key)!r} there, {ours.get(key)!r} here" for key in differing[:5])
+        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+        raise UserError(
+            f"The reference {reference.folder} was trained on another corpus or base model than {run.id} is to be "
+            f"({listed}{more}): its scores are not of these tokens. Give {self.files[0]} and {self.reference_file} the "
+            f"same values; where the reference is to change, move {reference.folder} away and make it again with\n  "
+            f"{self.command_for_reference('fit')}\n  {self.command_for_reference('score')}"
+        )
 
 
 def _concerns_reference(key: str) -> bool:

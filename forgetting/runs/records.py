@@ -15,22 +15,14 @@ from forgetting.errors import UserError
 from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
 from forgetting.model.lora import save_lora
-from forgetting.runs.metrics import MetricsFile
+from forgetting.runs.loggers import MetricsFile
 from forgetting.runs.preflight import preflight
 from forgetting.runs.provenance import all_inputs, checkpoint_identity, launch, provenance, refuse_other_inputs
 from forgetting.runs.run import Run
 
 
 class RunRecord(Callback):
-    """Writes a run's folder: provenance at the start, the adapter at the end (its presence means: complete).
-
-    Args:
-        run: The run.
-        config_text: The whole configuration, for `fit.yaml`.
-        metrics: The run's metrics file.
-        module: What is trained.
-        data: What it is trained on.
-    """
+    """Writes a run's folder: provenance and `fit.yaml` at the start, the adapter at the end (it means: complete)."""
 
     def __init__(
         self, run: Run, config_text: str, metrics: MetricsFile, module: FineTuner, data: ForgettingData
@@ -87,12 +79,10 @@ class RunRecord(Callback):
 
 
 def save_adapter(module: FineTuner, folder: Path, write: bool) -> None:
-    """Save the adapter in PEFT's format, complete or not at all. Every rank calls it; one writes.
+    """Save the adapter in PEFT's format, complete or not at all. Every rank calls it; the one told to writes.
 
-    Args:
-        module: With a loaded model.
-        folder: What to make.
-        write: Whether this rank writes.
+    Raises:
+        UserError: A tensor holds a number that is not finite.
     """
     model = module.language_model.model
     assert isinstance(model, PeftModel)
