@@ -48,13 +48,7 @@ def _write_worlds(folders: list[Path], logs: Path) -> None:
 
 
 def write_study(experiments: Path, worlds: list[Path], file: Path) -> Path:
-    """Write the lab's study with worlds as its repetitions, so that `table` can print and run it too.
-
-    Args:
-        experiments: Folder that holds the lab's experiments and its study.
-        worlds: Folders of the worlds.
-        file: To write.
-    """
+    """Write the lab's study with worlds as its repetitions, so that `table` can print and run it too."""
     study = read_yaml(experiments / "tables" / "lab.yaml")
     study["experiments"] = str(experiments)
     study["repeats"] = [

@@ -85,9 +85,6 @@ def mark_noise(segments: list[Segment], response: str, spans: Sequence[NoiseSpan
         spans: Its noise.
         kinds: All kinds in the corpus; a kind's code is 1 + its place.
 
-    Returns:
-        The segments, unchanged but for their `noise`.
-
     Raises:
         UserError: The segments do not hold the response as it stands, so that its characters cannot be found again.
     """

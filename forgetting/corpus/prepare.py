@@ -10,13 +10,12 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
-from forgetting.artifacts import complete_folder, hash_content, inside, write_manifest
+from forgetting.artifacts import complete_folder, hash_content, write_manifest
 from forgetting.corpus.configuration import SPLITS, CorpusConfig
-from forgetting.corpus.manifest import NAME, describe_files, folder_name, read_manifest
+from forgetting.corpus.manifest import NAME, describe_files, folder_name, read_manifest, split_folder
 from forgetting.corpus.noise import kinds_of
 from forgetting.corpus.pool import Draw, Examples, draw, shares
 from forgetting.corpus.sources import LoadedSource, ResolvedSource, SourceCache, read_source, resolve_source
-from forgetting.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +34,6 @@ SCHEMA = pa.schema(
 class Corpus:
     """A prepared corpus: D_train, D_ref and D_val as messages.
 
-    Args:
-        folder: Where it lies.
-
     Raises:
         UserError: The folder is not a complete corpus, or something in it was changed since it was made.
     """
@@ -49,11 +45,7 @@ class Corpus:
 
     def split(self, name: str) -> datasets.Dataset:
         """Train, reference or validation, memory-mapped, with the columns messages, source, source_row and noise."""
-        if name not in self.manifest["splits"]:
-            raise UserError(
-                f"The corpus {self.folder} has no split {name!r}; it has {', '.join(self.manifest['splits'])}."
-            )
-        return datasets.Dataset.from_file(str(inside(self.folder, f"{name}/data.arrow")))
+        return datasets.Dataset.from_file(str(split_folder(self.folder, self.manifest, name) / "data.arrow"))
 
 
 def prepare_corpus(config: CorpusConfig, root: Path) -> Corpus:
@@ -62,9 +54,6 @@ def prepare_corpus(config: CorpusConfig, root: Path) -> Corpus:
     Args:
         config: Sources, sizes and seed.
         root: The folder that holds corpora; each is named by the hash of its configuration and its sources' content.
-
-    Returns:
-        The corpus.
 
     Raises:
         UserError: The configuration, a source, or a damaged corpus folder.

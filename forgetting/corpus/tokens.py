@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Int32, UInt8
 from transformers import PreTrainedTokenizerBase
 
-from forgetting.artifacts import complete_folder, hash_content, inside, write_manifest
+from forgetting.artifacts import complete_folder, hash_content, write_manifest
 from forgetting.corpus.encoding import Encoded, Encoder, tokenizer_hash
-from forgetting.corpus.manifest import NAME, describe_files, folder_name, read_manifest
+from forgetting.corpus.manifest import NAME, describe_files, folder_name, read_manifest, split_folder
 from forgetting.corpus.noise import NoiseSpan, mark_noise
 from forgetting.corpus.prepare import Corpus
 from forgetting.corpus.templates import Template, template_for
@@ -72,10 +72,7 @@ class TokenizedSplit:
 
 
 class TokenizedCorpus:
-    """A corpus in tokens.
-
-    Args:
-        folder: A token folder inside a corpus folder.
+    """A corpus in tokens, which lie in a folder inside the corpus's.
 
     Attributes:
         noise_kinds: Kinds of noise that the sources name, in alphabetical order.
@@ -92,10 +89,9 @@ class TokenizedCorpus:
 
     def split(self, name: str) -> TokenizedSplit:
         """Train, reference or validation."""
-        if name not in self.manifest["splits"]:
-            raise UserError(f"{self.folder} has no split {name!r}; it has {', '.join(self.manifest['splits'])}.")
+        folder = split_folder(self.folder, self.manifest, name)
         content_hash = self.manifest["splits"][name]["content_hash"]
-        return TokenizedSplit(inside(self.folder, name), content_hash, self.manifest["noise_kinds"] is not None)
+        return TokenizedSplit(folder, content_hash, self.manifest["noise_kinds"] is not None)
 
 
 def tokenize_corpus(
@@ -108,9 +104,6 @@ def tokenize_corpus(
         tokenizer: A fast tokenizer.
         template: tulu, chat or plain, or a template of your own.
         max_length: Longer examples are cut on the right.
-
-    Returns:
-        The tokens.
 
     Raises:
         UserError: The template does not fit, or no training example has a target within `max_length`.

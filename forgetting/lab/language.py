@@ -119,12 +119,7 @@ class Language:
 
 
 def build_language(seed: int, size: Size | None = None) -> Language:
-    """The language of a world.
-
-    Args:
-        seed: The world's.
-        size: Its size; by default that of the lab.
-    """
+    """The language of a world, which follows from the world's seed; by default of the lab's size."""
     size = size or Size()
     draw = Random(f"language {seed}")
     entities, words = numbered("e", size.entities), numbered("w", size.words)

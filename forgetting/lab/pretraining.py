@@ -131,14 +131,7 @@ def next_token_loss(model: LlamaForCausalLM, packed: PackedDocuments) -> Float[T
 
 
 def pretrain(language: Language, seed: int, settings: Pretraining, on_step: OnStep | None = None) -> LlamaForCausalLM:
-    """Pretrain the base model on fresh documents at every step.
-
-    Args:
-        language: The world's.
-        seed: The world's: of the initialization and of the documents.
-        settings: Size and training.
-        on_step: Told about each step.
-    """
+    """Pretrain the base model on fresh documents at every step; the seed decides its first weights and those."""
     model = untrained_model(language, seed, settings)
     ids = language.ids
     draw = Random(f"web {seed}")

@@ -115,12 +115,9 @@ def noisy_row(draw: Random, language: Language, quality: Quality) -> Row:
 
 
 def draw_sources(seed: int, language: Language, num_distinct: int) -> dict[str, list[Row]]:
-    """Rows of all sources, drawn until there are `num_distinct` distinct ones. Duplicates stay: real pools have them.
+    """Rows of all sources, drawn until `num_distinct` pairs of prompt and response differ.
 
-    Args:
-        seed: The world's.
-        language: Its language.
-        num_distinct: Distinct pairs of prompt and response over all sources.
+    Duplicates stay: real pools have them.
     """
     draw = Random(f"sources {seed}")
     rows: dict[str, list[Row]] = {name: [] for name in SOURCES}

@@ -36,11 +36,6 @@ class World:
 def write_world(world: World, folder: Path, on_step: OnStep | None = None) -> None:
     """Write a world, complete or not at all; one that is there already is left as it is.
 
-    Args:
-        world: What to write.
-        folder: Where, such as `worlds/100`.
-        on_step: Told about each step of the base model's pretraining.
-
     Raises:
         UserError: The folder holds another world, or something in it was changed since it was made.
     """

@@ -109,10 +109,6 @@ class ResumePoint(Checkpoint):
 
     A checkpoint covers a step and the validation that follows it: it is written once that validation is logged, since
     Lightning does not repeat a validation that a stopped run missed.
-
-    Args:
-        path: The file.
-        every_n_steps: Optimizer steps between two checkpoints.
     """
 
     def __init__(self, path: Path, every_n_steps: int) -> None:

@@ -11,10 +11,6 @@ SIXTEEN_BITS = ("bf16-true", "16-true", "16-mixed", "16", "transformer-engine-fl
 def refuse_settings(config: Mapping[str, Any], command: str) -> None:
     """Refuse what would change the computation without a word, or end in a library's traceback.
 
-    Args:
-        config: A parsed configuration, with its groups.
-        command: `fit`, `validate` or `score`.
-
     Raises:
         UserError: Naming the setting and what to use instead.
     """

@@ -94,11 +94,7 @@ def run_seed(seed_everything: int | bool, split: str, reference_seed: int) -> in
 
 
 def computed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that decides a run's results, its seed apart.
-
-    Args:
-        config: A parsed configuration as plain dictionaries.
-    """
+    """The part of a parsed configuration, as plain dictionaries, that decides a run's results, its seed apart."""
     ignored = REFERENCE_IGNORES if config["data"]["split"] == "reference" else frozenset()
     part: dict[str, Any] = {
         group: {

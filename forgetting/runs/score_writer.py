@@ -20,11 +20,7 @@ from forgetting.runs.provenance import training_versions
 
 
 class ScoreWriter(Callback):
-    """Writes each shard as it is scored, and what it took next to the shards: an interrupted store adds up.
-
-    Args:
-        scoring: What is scored.
-    """
+    """Writes each shard as it is scored, and what it took next to the shards: an interrupted store adds up."""
 
     def __init__(self, scoring: ScoringData) -> None:
         self.scoring = scoring
