@@ -166,13 +166,6 @@ def test_a_token_over_a_boundary_counts_where_it_begins() -> None:
     assert example.response_mask.tolist() == [bool(start >= 6) for start in ends[:-1]]
 
 
-def test_a_space_as_separator_belongs_to_the_completion() -> None:
-    tokenizer = tokenizer_of("gpt2")
-    example = encode(Plain("<|endoftext|>", " "), tokenizer, dialogue("is it", "yes"))
-    assert tokenizer.decode(example.input_ids) == "is it yes<|endoftext|>"
-    assert tokenizer.decode(runs_of(example)[0]) == " yes<|endoftext|>"
-
-
 def test_words_and_plain_suit_a_generated_world() -> None:
     tokenizer = tokenizer_of("words")
     example = encode(Plain("</s>"), tokenizer, dialogue("Name a fish", "The cod", "is it", "no?"))

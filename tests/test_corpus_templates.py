@@ -145,9 +145,6 @@ def test_plain_by_hand() -> None:
     assert texts(Plain("</s>").render(messages)) == [
         ("s\n", False), ("q\n", False), ("a", True), ("</s>", True), ("r\n", False), ("b", True), ("</s>", True),
     ]  # fmt: skip
-    assert texts(Plain("</s>", ": ").render(dialogue("q", "a"))) == [
-        ("q:", False), (" ", True), ("a", True), ("</s>", True),
-    ]  # fmt: skip
 
 
 def test_what_data_can_forge_is_what_is_counted() -> None:
