@@ -4,6 +4,7 @@ import json
 import logging
 from collections import Counter
 from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,9 @@ def prepare_corpus(config: CorpusConfig, root: Path) -> Corpus:
     pool = [resolve_source(source, cache) for source in config.sources.values()]
     published = {split: resolve_source(source, cache) for split, source in config.published().items()}
     cache.save()
-    sizes = {f"num_{split}": number for split, number in config.drawn().items()}
     identity = {
         "format": FORMAT,
-        **sizes,
+        **{f"num_{split}": number for split, number in config.drawn().items()},
         "seed": config.seed,
         "deduplicate_reference": config.deduplicate_reference,
         "sources": [source.identity() for source in pool],
@@ -160,8 +160,7 @@ def _flat(dropped: dict[str, Counter[str]]) -> dict[str, int]:
 
 def _overlap(splits: dict[str, Examples]) -> dict[str, int]:
     keys = {split: set(examples.keys) for split, examples in splits.items()}
-    pairs = [("train", "reference"), ("train", "validation"), ("reference", "validation")]
-    return {f"{a} and {b}": len(keys[a] & keys[b]) for a, b in pairs if keys[a] & keys[b]}
+    return {f"{a} and {b}": len(both) for a, b in combinations(SPLITS, 2) if (both := keys[a] & keys[b])}
 
 
 def write_split(file: Path, examples: Examples) -> None:

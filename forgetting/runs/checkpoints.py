@@ -12,7 +12,6 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from forgetting.artifacts import complete_or_absent, hash_file, write_text
 from forgetting.errors import UserError
-from forgetting.runs.run import Run
 from forgetting.runs.signals import leave, signals_of
 
 SUMS = "sha256"
@@ -94,14 +93,6 @@ def _damaged(path: Path, reason: str) -> str:
         else "Remove it to start the run again"
     )
     return f"The checkpoint {path} cannot be read ({reason}): it was cut short or damaged. {remedy}."
-
-
-def resume_from(run: Run) -> Path | None:
-    """The checkpoint that a run resumes from, if it has one.
-
-    A process killed between its two renames leaves the new checkpoint nowhere and the one before as `previous.ckpt`.
-    """
-    return next((path for path in (run.checkpoint, run.previous_checkpoint) if path.is_file()), None)
 
 
 class ResumePoint(Checkpoint):

@@ -18,7 +18,7 @@ from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
 from forgetting.method.objectives import MeanNLL  # objectives can then be named without their module
 from forgetting.model.adapter_folder import refuse_damaged_adapter
-from forgetting.runs.checkpoints import ResumePoint, resume_from
+from forgetting.runs.checkpoints import ResumePoint
 from forgetting.runs.cost import Cost
 from forgetting.runs.loggers import MetricsFile, wandb_logger
 from forgetting.runs.naming import Naming
@@ -199,7 +199,7 @@ class TrainerCLI(LightningCLI):
             refuse_damaged_adapter(self.run.adapter)  # complete means that the weights are there, and whole
             print(f"{self.run.folder} is complete: its adapter is trained. Remove that folder to train it again.")
             return
-        checkpoint = resume_from(self.run)
+        checkpoint = self.run.resumes_from()
         if ckpt_path == "last" and checkpoint is None:
             raise UserError(f"There is no checkpoint {self.run.checkpoint} to resume from; leave --ckpt_path out.")
         path = checkpoint if ckpt_path in (None, "last") else Path(ckpt_path)
