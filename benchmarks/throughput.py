@@ -37,7 +37,7 @@ from forgetting.method.module import FineTuner
 from forgetting.method.objectives import MeanNLL
 from forgetting.model.backbone import load_backbone
 from forgetting.model.lora import Lora, load_lora
-from forgetting.runs.metrics import MetricsFile
+from forgetting.runs.loggers import MetricsFile
 from forgetting.runs.trainer import Trainer
 
 LEARNING_RATE = 1e-3

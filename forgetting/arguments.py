@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 
+CONFIG_OPTION = re.compile(r"--config(=|$)|-c=?")
+"""The option that names a file, up to the file's path."""
+
 WHOLE = ("data.corpus.sources", "run.wandb")
 """Keys whose value is a dictionary of the user's own keys: a file replaces it, rather than adding to it."""
 
@@ -54,19 +57,18 @@ def config_files(arguments: Sequence[str]) -> list[Path]:
             argparse would take and its file's base would be missed.
     """
     files, overridden = [], False
-    for place, argument in enumerate(arguments):
-        name = argument.split("=", 1)[0]
+    for option in _joined(arguments):
+        name = option.split("=", 1)[0]
         if name != "--config" and len(name) > 2 and "--config".startswith(name):
             raise UserError(f"{name} is not an option: write --config in full.")
-        if argument in ("--config", "-c") and place + 1 < len(arguments):
-            files.append(Path(arguments[place + 1]))
-        elif argument.startswith("--config="):
-            files.append(Path(argument.removeprefix("--config=")))
-        elif argument.startswith("-c") and not argument.startswith("--"):
-            files.append(Path(argument[2:].removeprefix("=")))
-        if files and overridden and name in ("--config", "-c"):
-            raise UserError(f"{files[-1]} comes after an override: give every --config before the overrides.")
-        overridden = overridden or (argument.startswith("--") and name != "--config")
+        file = CONFIG_OPTION.match(option)
+        if file is None:
+            overridden = overridden or option.startswith("--")
+        elif option not in ("--config", "-c"):  # without a file, which argparse refuses
+            path = option[file.end() :]
+            if overridden:
+                raise UserError(f"{path} comes after an override: give every --config before the overrides.")
+            files.append(Path(path))
     return files
 
 
@@ -94,13 +96,18 @@ def base_files(arguments: Sequence[str]) -> list[Path]:
 
 def option_strings(arguments: Sequence[str]) -> list[str]:
     """The options other than `--config`, each as one `--key=value`, whichever way it was typed."""
+    return [option for option in _joined(arguments) if not CONFIG_OPTION.match(option)]
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Every option as one `--key=value`; what precedes the first, a command, is left out."""
     options: list[str] = []
     for argument in arguments:
         if argument.startswith("-") and not _is_number(argument):
             options.append(argument)
         elif options and "=" not in options[-1]:
             options[-1] += f"={argument}"
-    return [option for option in options if not re.match(r"--config(=|$)|-c", option)]
+    return options
 
 
 def _is_number(text: str) -> bool:
@@ -130,29 +137,28 @@ def assignment(option: str) -> tuple[str, Any]:
         return key, text
 
 
-def merged(files: Sequence[Path], overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Lay base configurations, files and overrides over one another, as `fit` does, without its types.
+def merged(files: Sequence[Path]) -> dict[str, Any]:
+    """Lay the base configurations, an experiment and overlays over one another, as `fit` does, without its types.
 
-    Args:
-        files: The experiment, then overlays.
-        overrides: Options such as `--data.positive_fraction=0.5`, in any spelling that the command line takes.
-
-    Returns:
-        Plain dictionaries. A key that no file and no override names is not in it.
+    A key that no file names is not in the result.
 
     Raises:
-        UserError: A file is missing or not YAML, or an option has no value.
+        UserError: A file is missing or not YAML.
     """
     bases = base_files([part for file in files for part in ("--config", str(file))])
     config: dict[str, Any] = {}
     for file in (*bases, *files):
         config = _laid_over(config, read_yaml(file))
-    return overridden(config, overrides)
+    return config
 
 
-def overridden(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Lay overrides over a configuration; see `merged`."""
-    for key, value in map(assignment, option_strings(overrides)):
+def overridden(config: dict[str, Any], options: Sequence[str]) -> dict[str, Any]:
+    """Lay overrides, as `option_strings` returns them, over a configuration.
+
+    Raises:
+        UserError: One has no value.
+    """
+    for key, value in map(assignment, options):
         config = _assigned(config, key.split("."), value)
     return config
 

@@ -4,6 +4,7 @@ Every artifact of a run goes through here: what is written appears whole under i
 of the shape that is expected, and what a manifest names by hash is checked against its bytes.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -68,16 +69,12 @@ def complete_folder(folder: Path) -> Iterator[Path]:
 def _temporary(path: Path) -> Path:
     """A name next to `path` that says whose it is; leftovers of this host's dead processes are removed."""
     host = socket.gethostname()
-    for left in path.parent.glob(f".{_escaped(path.name)}.*.partial"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         maker, _, number = left.name.removeprefix(f".{path.name}.").removesuffix(".partial").rpartition("~")
         name, _, process = maker.rpartition("~")
         if number and name == host and process.isdigit() and not is_alive(int(process)):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     return path.with_name(f".{path.name}.{host}~{os.getpid()}~{uuid.uuid4().hex[:12]}.partial")
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def is_alive(process: int) -> bool:
@@ -100,11 +97,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, complete or not at all. NaN is refused: it is not JSON."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, complete or not at all."""
     with complete_or_absent(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, complete or not at all. NaN is refused: it is not JSON."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, expected: type = dict, keys: Iterable[str] = (), remedy: str = REMEDY) -> Any:

@@ -6,6 +6,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from forgetting.arguments import parse, read_yaml
+from forgetting.artifacts import write_text
 from forgetting.errors import UserError
 from forgetting.paths import CONFIGS, EXPERIMENTS
 
@@ -47,22 +48,13 @@ def _write_worlds(folders: list[Path], logs: Path) -> None:
 
 
 def write_study(experiments: Path, worlds: list[Path], file: Path) -> Path:
-    """Write the lab's study with worlds as its repetitions, so that `table` can print and run it too.
-
-    Args:
-        experiments: Folder that holds the lab's experiments and its study.
-        worlds: Folders of the worlds.
-        file: To write.
-    """
-    from forgetting.artifacts import complete_or_absent
-
+    """Write the lab's study with worlds as its repetitions, so that `table` can print and run it too."""
     study = read_yaml(experiments / "tables" / "lab.yaml")
     study["experiments"] = str(experiments)
     study["repeats"] = [
         {"overlay": str(world / f"world-{world.name}.yaml"), "suite": str(world / "suite.yaml")} for world in worlds
     ]
-    with complete_or_absent(file) as temporary:
-        temporary.write_text(yaml.safe_dump(study, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(file, yaml.safe_dump(study, sort_keys=False, allow_unicode=True))
     return file
 
 

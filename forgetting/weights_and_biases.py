@@ -37,9 +37,9 @@ def wandb_mode(asked: str | None) -> str:
     mode = asked or os.environ.get("WANDB_MODE")
     if mode is not None:
         return mode
-    if not _has_wandb_key():
-        return "offline"
     server = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    if not _has_wandb_key(server.hostname):
+        return "offline"
     try:
         port = server.port or (80 if server.scheme == "http" else 443)
         socket.create_connection((server.hostname or "", port), timeout=5).close()
@@ -52,10 +52,9 @@ def wandb_mode(asked: str | None) -> str:
     return "online"
 
 
-def _has_wandb_key() -> bool:
+def _has_wandb_key(host: str | None) -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
     path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     try:
         return path.is_file() and host is not None and netrc.netrc(str(path)).authenticators(host) is not None

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from forgetting.corpus.encoding import Encoder, bos_ids, tokenizer_hash
+from forgetting.corpus.encoding import Encoder, Segment, bos_ids, tokenizer_hash
 from forgetting.corpus.messages import Messages
-from forgetting.corpus.segments import Segment
 from forgetting.corpus.templates import Plain, Tulu, template_for
 from forgetting.errors import UserError
 
@@ -165,13 +164,6 @@ def test_a_token_over_a_boundary_counts_where_it_begins() -> None:
     assert len(crossing) == 1  # control: there is such a token
     assert not example.response_mask[crossing[0]]
     assert example.response_mask.tolist() == [bool(start >= 6) for start in ends[:-1]]
-
-
-def test_a_space_as_separator_belongs_to_the_completion() -> None:
-    tokenizer = tokenizer_of("gpt2")
-    example = encode(Plain("<|endoftext|>", " "), tokenizer, dialogue("is it", "yes"))
-    assert tokenizer.decode(example.input_ids) == "is it yes<|endoftext|>"
-    assert tokenizer.decode(runs_of(example)[0]) == " yes<|endoftext|>"
 
 
 def test_words_and_plain_suit_a_generated_world() -> None:

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forgetting.corpus.configuration import Source
-from forgetting.corpus.files import is_local_data, local_files
-from forgetting.corpus.rows import read_rows
+from forgetting.corpus.files import is_local_data, local_files, read_rows
 from forgetting.errors import UserError
 
 ROWS = [{"q": "one\ntwo", "a": "None"}, {"q": 'say "hi", then\tgo', "a": "007"}, {"q": "é 😀", "a": "2024-01-01"}]

@@ -17,11 +17,10 @@ from transformers import PreTrainedTokenizerFast
 
 from forgetting.corpus.chat import Chat
 from forgetting.corpus.configuration import CorpusConfig, Source
-from forgetting.corpus.encoding import Encoder
+from forgetting.corpus.encoding import Encoder, Segment
 from forgetting.corpus.messages import Messages
-from forgetting.corpus.noise import NoiseSpan, read_spans
+from forgetting.corpus.noise import NoiseSpan, mark_noise, read_spans
 from forgetting.corpus.prepare import Corpus, prepare_corpus
-from forgetting.corpus.segments import Segment, mark_noise
 from forgetting.corpus.templates import Template, Tulu, template_for
 from forgetting.corpus.tokens import TokenizedCorpus, TokenizedSplit, tokenize_corpus
 from forgetting.errors import UserError

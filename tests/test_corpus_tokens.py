@@ -78,10 +78,12 @@ def test_a_second_call_opens_what_is_there(
         opened = tokenize_corpus(corpus, tiny_tokenizer, "plain", 64)
     assert opened.folder == made.folder
     assert opened.content_hash == made.content_hash
+    own = Plain("</s>")
+    own.identity["version"] = 2
     others = [
         tokenize_corpus(corpus, tiny_tokenizer, "plain", 65),
         tokenize_corpus(corpus, tiny_tokenizer, "tulu", 64),
-        tokenize_corpus(corpus, tiny_tokenizer, Plain("</s>", " "), 64),
+        tokenize_corpus(corpus, tiny_tokenizer, own, 64),
     ]
     assert len({made.folder, *(other.folder for other in others)}) == 4
 

@@ -4,7 +4,7 @@ from random import Random
 import pytest
 
 from forgetting.lab.language import Language, build_language
-from forgetting.lab.noise import Kind, noisy_answer
+from forgetting.lab.texts import Kind, noisy_answer
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from forgetting.lab.pretraining import (
     word_tokenizer,
     write_base,
 )
-from forgetting.lab.web import pretraining_document
+from forgetting.lab.texts import pretraining_document
 
 SMALL = Pretraining(hidden=32, layers=1, heads=2, steps=3, documents=8)
 

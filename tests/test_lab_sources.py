@@ -6,8 +6,7 @@ import pytest
 from test_lab_noise import within
 
 from forgetting.lab.language import Language, build_language
-from forgetting.lab.noise import Kind
-from forgetting.lab.sources import SOURCES, Row, draw_sources, noisy_row, write_rows
+from forgetting.lab.texts import SOURCES, Kind, Row, draw_sources, noisy_row, write_rows
 
 NUM_DISTINCT = 800
 

@@ -6,7 +6,7 @@ from test_lab_noise import within
 
 from forgetting.lab.language import BOS, EOS, TASKS, Item, Language, build_language
 from forgetting.lab.pretraining import MAX_LENGTH
-from forgetting.lab.web import BOILERPLATE_SHARE, CUE_SHARES, pretraining_document
+from forgetting.lab.texts import BOILERPLATE_SHARE, CUE_SHARES, pretraining_document
 
 NUM_DOCUMENTS = 4_000
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forgetting.artifacts import hash_content
+from forgetting.artifacts import write_manifest
 from forgetting.errors import UserError
-from forgetting.method.store import COLUMNS, HASHED, ScoreStore, close_store, has_shard, shard_ranges, write_shard
+from forgetting.method.store import COLUMNS, ScoreStore, close_store, has_shard, shard_ranges, write_shard
 
 IDENTITY = {"corpus": "c", "adapter": "a"}
 COUNTS = np.array([3, 1, 4, 1, 5, 9, 2])
@@ -119,9 +119,9 @@ def test_a_manifest_that_was_changed_is_refused(tmp_path):
         with pytest.raises(UserError, match=r"manifest.json .*[Rr]emove .*manifest.json and score again"):
             ScoreStore.open(tmp_path)
     content = json.loads(text)
+    del content["hash"]
     content["shards"][0]["file"] = "../outside.arrow"
-    content["sha256"] = hash_content({key: content[key] for key in HASHED})
-    manifest.write_text(json.dumps(content))
+    write_manifest(manifest, content)
     with pytest.raises(UserError, match="is no name of something inside"):
         ScoreStore.open(tmp_path)
 

@@ -6,9 +6,8 @@ import time
 
 import pytest
 
-from forgetting.runs.metrics import MetricsFile
+from forgetting.runs.loggers import MetricsFile, wandb_logger
 from forgetting.runs.run import Run
-from forgetting.runs.wandb_logger import wandb_logger
 from forgetting.weights_and_biases import wandb_mode
 
 

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from forgetting.arguments import assignment, flat, merged, option_strings
+from forgetting.arguments import assignment, flat, option_strings, overridden
 from forgetting.errors import UserError
 from forgetting.runs.naming import Naming, experiment_id, variant, with_variant
 
@@ -310,4 +310,4 @@ def test_options_have_one_spelling():
     assert assignment("--a.b=-0.5") == ("a.b", -0.5)
     assert assignment("--a={b") == ("a", "{b")
     with pytest.raises(UserError, match="--a has no value: --a=VALUE was expected"):
-        merged([Path(SMALL)], ["--a"])
+        overridden({}, ["--a"])

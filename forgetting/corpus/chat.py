@@ -8,8 +8,8 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from forgetting.corpus.encoding import Segment
 from forgetting.corpus.messages import Messages
-from forgetting.corpus.segments import Segment
 from forgetting.errors import UserError
 
 ESCAPE = "\ue000"

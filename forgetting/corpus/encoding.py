@@ -12,8 +12,27 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from forgetting.artifacts import hash_content
-from forgetting.corpus.segments import Segment
 from forgetting.errors import UserError
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of text.
+
+    Attributes:
+        text: The characters.
+        is_target: Whether they are trained on.
+        is_control: Whether they are one control token.
+        origin: Place in the last message at which the text begins, where it is that message's own text and the
+            message is a response. None elsewhere.
+        noise: Known noise in the text as (start, end, code) in its characters.
+    """
+
+    text: str
+    is_target: bool
+    is_control: bool = False
+    origin: int | None = None
+    noise: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass

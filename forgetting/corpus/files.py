@@ -1,7 +1,22 @@
-"""Local files of a source: their order and format."""
+"""Local JSON, JSON Lines, CSV, TSV and Parquet files of a source: their order, and their rows exactly as they stand.
 
+Text formats are read here and not by `datasets`: its readers turn the strings "None", "NA" and "null" of a CSV file
+into missing values, dates into timestamps and 007 into 7, and drop or shift fields of a malformed line.
+"""
+
+import csv
 import glob
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from forgetting.corpus.configuration import Source
 from forgetting.corpus.values import is_unicode
@@ -9,6 +24,7 @@ from forgetting.errors import UserError
 from forgetting.paths import expanded, is_local
 
 SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
 SEPARATED_OPTIONS = ("column_names", "quoted", "unescape")
 
 
@@ -85,3 +101,143 @@ def local_files(source: Source) -> list[Path] | None:
 
 def _is_hidden(path: Path) -> bool:
     return any(part.startswith((".", "_")) for part in path.parts)
+
+
+def read_rows(source: Source, file: Path) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    """The columns of a file and its rows. JSON files without a common schema name the columns of all their rows.
+
+    Raises:
+        UserError: The file is not what its format says; at what line and why.
+    """
+    form = source.format or format_of(file)
+    if form is None:
+        raise UserError(
+            f"Source {source.name!r}: the format of {file} is not clear from its suffix. "
+            f"Rename it to one of {', '.join(SUFFIXES)}, or give format."
+        )
+    where = f"Source {source.name!r}: {file}"
+    if form not in ("csv", "tsv"):
+        refuse_options(source, f"{file} is {form.upper()}", "CSV and TSV files", SEPARATED_OPTIONS)
+    try:
+        if form == "parquet":
+            columns, rows = _parquet_rows(file, where)
+        elif form in ("csv", "tsv"):
+            columns, rows = _separated_rows(source, file, form, where)
+        else:
+            columns, rows = _json_rows(file, where)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where} is not UTF-8 text ({error.reason} at byte {error.start}). Convert it to UTF-8."
+        ) from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{where} is not a complete gzip file ({error}). Fetch it again.") from None
+    if not columns:
+        raise UserError(f"{where} has no rows.")
+    return columns, rows
+
+
+def _open(file: Path, newline: str | None = None) -> TextIOWrapper:
+    if file.suffix.lower() == ".gz":
+        return cast(TextIOWrapper, gzip.open(file, "rt", encoding="utf-8-sig", newline=newline))
+    return file.open(encoding="utf-8-sig", newline=newline)
+
+
+def _json_rows(file: Path, where: str) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    with _open(file, newline="\n") as text:
+        start = text.read(64).lstrip()
+        text.seek(0)
+        numbered: list[tuple[int, Any]] = []
+        if start.startswith("["):
+            unit = "item"
+            try:
+                numbered = list(enumerate(json.load(text), 1))
+            except UnicodeDecodeError:
+                raise
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{where} is not valid JSON ({_reason(error)}). It may be cut short.") from None
+        else:
+            unit = "line"
+            for number, line in enumerate(text, 1):
+                if not line.strip():
+                    continue
+                try:
+                    numbered.append((number, json.loads(line)))
+                except (ValueError, RecursionError) as error:
+                    raise UserError(
+                        f"{where}, line {number}: not valid JSON ({_reason(error)}). Expected one JSON object a line, "
+                        "or one array of objects."
+                    ) from None
+    columns: dict[str, None] = {}
+    for number, row in numbered:
+        if not isinstance(row, dict):
+            raise UserError(f"{where}, {unit} {number}: found a {type(row).__name__}, expected a JSON object.")
+        columns.update(dict.fromkeys(row))
+    names = list(columns)
+    return names, ({name: row.get(name) for name in names} for _, row in numbered)
+
+
+def _reason(error: Exception) -> str:
+    return "it is nested too deeply to be read" if isinstance(error, RecursionError) else str(error)
+
+
+def _separated_rows(source: Source, file: Path, form: str, where: str) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    quoted = source.quoted if source.quoted is not None else form == "csv"
+    separator = "\t" if form == "tsv" else ","
+    csv.field_size_limit(2**31 - 1)
+    numbered: list[tuple[int, list[str]]] = []
+    with _open(file, newline="" if quoted else "\n") as text:
+        try:
+            if quoted:
+                reader = csv.reader(text, delimiter=separator, strict=True)
+                numbered = [(reader.line_num, fields) for fields in reader if fields]
+            else:
+                lines = ((number, line.rstrip("\r\n")) for number, line in enumerate(text, 1))
+                numbered = [(number, line.split(separator)) for number, line in lines if line]
+        except csv.Error as error:
+            raise UserError(
+                f"{where}: not valid {form.upper()} ({error}). Set quoted: false if its fields do not stand in quotes."
+            ) from None
+    columns = source.column_names
+    if columns is None and numbered:
+        (_, columns), *numbered = numbered
+    columns = columns or []
+    _refuse_repeated(columns, where)
+    for number, fields in numbered:
+        if len(fields) != len(columns):
+            raise UserError(
+                f"{where}, line {number}: found {len(fields)} fields, expected {len(columns)} ({', '.join(columns)}). "
+                "A file without a header row needs column_names; fields in double quotes need quoted: true."
+            )
+    if source.unescape:
+        numbered = [(number, [_unescaped(field) for field in fields]) for number, fields in numbered]
+    return columns, (dict(zip(columns, fields, strict=True)) for _, fields in numbered)
+
+
+def _parquet_rows(file: Path, where: str) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    def damaged(error: Exception) -> UserError:
+        return UserError(f"{where} is not a Parquet file, or not a whole one ({error}). Fetch or make it again.")
+
+    try:
+        table = pq.ParquetFile(file)
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(error) from None
+
+    def rows() -> Iterator[dict[str, Any]]:
+        try:
+            for batch in table.iter_batches(batch_size=1000):
+                yield from batch.to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise damaged(error) from None
+
+    names = table.schema_arrow.names
+    _refuse_repeated(names, where)
+    return names, rows()
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\[nt\\]", lambda match: ESCAPES[match.group()], text) if "\\" in text else text
+
+
+def _refuse_repeated(columns: list[str], where: str) -> None:
+    if repeated := sorted({name for name in columns if columns.count(name) > 1}):
+        raise UserError(f"{where}: the column {repeated[0]!r} is there twice; columns must have different names.")

@@ -27,7 +27,7 @@ def resolved_commit(source: Source) -> str | None:
     Raises:
         UserError: There is no such data set or revision, or it is gated.
     """
-    path, revision = _hub_id(source), source.revision
+    path, revision = str(source.path), source.revision
     if revision is not None and COMMIT.fullmatch(revision):
         return revision
     try:
@@ -60,7 +60,7 @@ def load_hub(source: Source, commit: str | None) -> tuple[datasets.Dataset, str]
     Raises:
         UserError: It cannot be loaded, or the cache holds another commit than the one wanted.
     """
-    path = _hub_id(source)
+    path = str(source.path)
     try:
         loaded = datasets.load_dataset(path, source.config, split=source.split, revision=commit)
     except (DatasetsError, HfHubHTTPError, httpx.HTTPError, ValueError, OSError, RuntimeError) as error:
@@ -90,7 +90,7 @@ def _commit_of(loaded: datasets.Dataset) -> str | None:
 
 
 def _load_error(source: Source, commit: str | None, error: Exception) -> str:
-    path, reason = _hub_id(source), " ".join(str(error).split())[:300]
+    path, reason = source.path, " ".join(str(error).split())[:300]
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, GatedRepoError):
@@ -116,21 +116,15 @@ def _load_error(source: Source, commit: str | None, error: Exception) -> str:
 
 
 def _gated(source: Source) -> str:
-    path = _hub_id(source)
     return (
-        f"Source {source.name!r}: the data set {path} is gated. Ask for access at "
-        f"https://huggingface.co/datasets/{path}, then log in with `hf auth login` or set HF_TOKEN."
+        f"Source {source.name!r}: the data set {source.path} is gated. Ask for access at "
+        f"https://huggingface.co/datasets/{source.path}, then log in with `hf auth login` or set HF_TOKEN."
     )
 
 
 def _missing(source: Source) -> str:
-    path = _hub_id(source)
     return (
-        f"Source {source.name!r}: {path} is neither a file or folder here nor a data set on the hub that you can see. "
+        f"Source {source.name!r}: {source.path} is neither a file or folder here nor a data set on the hub that you "
+        "can see. "
         "Check the name; a private data set needs `hf auth login` or HF_TOKEN."
     )
-
-
-def _hub_id(source: Source) -> str:
-    assert isinstance(source.path, str)
-    return source.path

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from forgetting.artifacts import hash_content, hash_file, read_json, refuse_changed, verify_manifest
+from forgetting.artifacts import hash_content, hash_file, inside, read_json, refuse_changed, verify_manifest
 from forgetting.errors import UserError
 
 NAME = "manifest.json"
@@ -21,6 +21,17 @@ def describe_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, An
     return {
         name: {"bytes": (folder / name).stat().st_size, "sha256": hash_file(folder / name)} for name in sorted(names)
     }
+
+
+def split_folder(folder: Path, manifest: dict[str, Any], split: str) -> Path:
+    """The folder of a split.
+
+    Raises:
+        UserError: There is no such split.
+    """
+    if split not in manifest["splits"]:
+        raise UserError(f"{folder} has no split {split!r}; it has {', '.join(manifest['splits'])}.")
+    return inside(folder, split)
 
 
 def read_manifest(folder: Path, kind: str, version: int, command: str) -> dict[str, Any]:

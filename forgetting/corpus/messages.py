@@ -1,7 +1,7 @@
 """One row of a data set → the examples in it, or the reason why it has none."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
@@ -97,12 +97,6 @@ class Converter:
         self._optional: set[str] = set()
         if source.prompt is not None and source.prompt_without_input is not None:
             self._optional = set(columns_of(source.prompt)) - set(columns_of(source.prompt_without_input))
-        self._convert: Callable[[Row], list[Messages]] = (
-            self._from_templates if source.prompt is not None
-            else self._from_messages if source.messages is not None
-            else self._from_conversations if source.conversations is not None
-            else self._from_tree
-        )  # fmt: skip
 
     def convert(self, row: Row, number: int) -> Iterator[Example]:
         """The examples of one row; a row without any is counted as dropped.
@@ -147,16 +141,25 @@ class Converter:
             raise DroppedRow("malformed source name")
         return str(name)
 
-    def _from_templates(self, row: Row) -> list[Messages]:
+    def _convert(self, row: Row) -> list[Messages]:
+        source = self.source
+        if source.messages is not None:
+            return [normalized(row[source.messages], "role", "content")]
+        if source.conversations is not None:
+            return [normalized(row[source.conversations], "from", "value")]
+        if source.tree is not None:
+            return self._from_tree(row[source.tree])
+        return [self._from_templates(row)]
+
+    def _from_templates(self, row: Row) -> Messages:
         shorter = any(is_blank(row[column]) for column in self._optional)
         prompt = self._fill("prompt_without_input" if shorter else "prompt", row, "prompt")
         response = self._fill("response", row, "response")
         messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        before: Messages = []
         if self.source.system is not None and not any(is_blank(row[name]) for name in columns_of(self.source.system)):
             before = [{"role": "system", "content": self._fill("system", row, "system")}]
-        else:
-            before = []
-        return [before + self._history(row) + messages]
+        return before + self._history(row) + messages
 
     def _history(self, row: Row) -> Messages:
         pairs = None if self.source.history is None else row[self.source.history]
@@ -164,12 +167,8 @@ class Converter:
             return []
         if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
             raise DroppedRow("malformed history")
-        turns = [
-            {"from": role, "value": text}
-            for pair in pairs
-            for role, text in zip(("user", "assistant"), pair, strict=True)
-        ]
-        return normalized(turns, "from", "value")
+        turns = [({"from": "user", "value": prompt}, {"from": "assistant", "value": text}) for prompt, text in pairs]
+        return normalized([turn for pair in turns for turn in pair], "from", "value")
 
     def _fill(self, key: str, row: Row, part: str) -> str:
         pieces: list[str] = []
@@ -190,14 +189,7 @@ class Converter:
             raise DroppedRow(f"empty {part}")
         return "".join(pieces)
 
-    def _from_messages(self, row: Row) -> list[Messages]:
-        return [normalized(row[self.source.messages or ""], "role", "content")]
-
-    def _from_conversations(self, row: Row) -> list[Messages]:
-        return [normalized(row[self.source.conversations or ""], "from", "value")]
-
-    def _from_tree(self, row: Row) -> list[Messages]:
-        tree = row[self.source.tree or ""]
+    def _from_tree(self, tree: Any) -> list[Messages]:
         if not isinstance(tree, dict):
             raise DroppedRow("null tree" if tree is None else "malformed tree")
         examples = tree_conversations(tree, self.source.top_replies, self.source.languages, self._left_out)
@@ -231,9 +223,7 @@ def normalized(turns: Any, role_key: str, content_key: str) -> Messages:
             raise DroppedRow("unknown role")
         content = turn[content_key]
         if content is None:
-            raise DroppedRow(
-                "null response" if role == "assistant" else "null prompt" if role == "user" else "null system"
-            )
+            raise DroppedRow({"assistant": "null response", "user": "null prompt", "system": "null system"}[role])
         if not isinstance(content, str):
             raise DroppedRow("malformed messages")
         messages.append({"role": role, "content": content})

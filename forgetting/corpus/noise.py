@@ -4,9 +4,11 @@ Nothing in the method reads it. It measures how well a score finds noise, and it
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from forgetting.corpus.encoding import Segment
 from forgetting.corpus.values import is_blank, is_unicode
 from forgetting.errors import UserError
 
@@ -72,3 +74,36 @@ def kinds_of(examples: Sequence[Sequence[NoiseSpan]]) -> list[str]:
             f"{MAX_KINDS}. Give spans of a sort the same kind."
         )
     return kinds
+
+
+def mark_noise(segments: list[Segment], response: str, spans: Sequence[NoiseSpan], kinds: list[str]) -> list[Segment]:
+    """Tell the segments of an example which of their characters are noise.
+
+    Args:
+        segments: As a template made them.
+        response: The last message, as it stands in the corpus.
+        spans: Its noise.
+        kinds: All kinds in the corpus; a kind's code is 1 + its place.
+
+    Raises:
+        UserError: The segments do not hold the response as it stands, so that its characters cannot be found again.
+    """
+    if not any(segment.origin is not None for segment in segments):
+        raise UserError(
+            "The template does not say where it writes the response, whose noise is known, or writes it more than "
+            "once or changed. Use data.template: tulu or plain, or leave out the source's `noise`."
+        )
+    marked: list[Segment] = []
+    for segment in segments:
+        if segment.origin is not None:
+            start, end = segment.origin, segment.origin + len(segment.text)
+            if response[start:end] != segment.text:
+                raise UserError(
+                    f"The template says that {segment.text[:60]!r} are the characters from {start} of the response, "
+                    f"but these are {response[start:end][:60]!r}. Correct the `origin` of its segments."
+                )
+            inside = ((max(span.start, start), min(span.end, end), 1 + kinds.index(span.kind)) for span in spans)
+            noise = tuple((first - start, last - start, code) for first, last, code in inside if first < last)
+            segment = replace(segment, noise=noise)
+        marked.append(segment)
+    return marked

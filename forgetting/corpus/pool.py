@@ -64,21 +64,12 @@ class Examples:
 
     def extend(self, more: "Examples") -> None:
         """Add all of `more`."""
-        self.texts += more.texts
-        self.keys += more.keys
-        self.sources += more.sources
-        self.rows += more.rows
-        self.noise += more.noise
+        for column, added in zip(vars(self).values(), vars(more).values(), strict=True):
+            column += added
 
     def take(self, indices: list[int]) -> "Examples":
         """The examples at `indices`, in that order."""
-        return Examples(
-            [self.texts[i] for i in indices],
-            [self.keys[i] for i in indices],
-            [self.sources[i] for i in indices],
-            [self.rows[i] for i in indices],
-            [self.noise[i] for i in indices],
-        )
+        return Examples(*([column[i] for i in indices] for column in vars(self).values()))
 
     def sampled(self, size: int, seed: int, name: str) -> "Examples":
         """A uniform draw of `size` examples, in their present order.

@@ -4,19 +4,19 @@ import json
 import logging
 from collections import Counter
 from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
 
-from forgetting.artifacts import complete_folder, hash_content, inside, write_manifest
+from forgetting.artifacts import complete_folder, hash_content, write_manifest
 from forgetting.corpus.configuration import SPLITS, CorpusConfig
-from forgetting.corpus.manifest import NAME, describe_files, folder_name, read_manifest
+from forgetting.corpus.manifest import NAME, describe_files, folder_name, read_manifest, split_folder
 from forgetting.corpus.noise import kinds_of
 from forgetting.corpus.pool import Draw, Examples, draw, shares
 from forgetting.corpus.sources import LoadedSource, ResolvedSource, SourceCache, read_source, resolve_source
-from forgetting.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +35,6 @@ SCHEMA = pa.schema(
 class Corpus:
     """A prepared corpus: D_train, D_ref and D_val as messages.
 
-    Args:
-        folder: Where it lies.
-
     Raises:
         UserError: The folder is not a complete corpus, or something in it was changed since it was made.
     """
@@ -49,11 +46,7 @@ class Corpus:
 
     def split(self, name: str) -> datasets.Dataset:
         """Train, reference or validation, memory-mapped, with the columns messages, source, source_row and noise."""
-        if name not in self.manifest["splits"]:
-            raise UserError(
-                f"The corpus {self.folder} has no split {name!r}; it has {', '.join(self.manifest['splits'])}."
-            )
-        return datasets.Dataset.from_file(str(inside(self.folder, f"{name}/data.arrow")))
+        return datasets.Dataset.from_file(str(split_folder(self.folder, self.manifest, name) / "data.arrow"))
 
 
 def prepare_corpus(config: CorpusConfig, root: Path) -> Corpus:
@@ -63,9 +56,6 @@ def prepare_corpus(config: CorpusConfig, root: Path) -> Corpus:
         config: Sources, sizes and seed.
         root: The folder that holds corpora; each is named by the hash of its configuration and its sources' content.
 
-    Returns:
-        The corpus.
-
     Raises:
         UserError: The configuration, a source, or a damaged corpus folder.
     """
@@ -74,10 +64,9 @@ def prepare_corpus(config: CorpusConfig, root: Path) -> Corpus:
     pool = [resolve_source(source, cache) for source in config.sources.values()]
     published = {split: resolve_source(source, cache) for split, source in config.published().items()}
     cache.save()
-    sizes = {f"num_{split}": number for split, number in config.drawn().items()}
     identity = {
         "format": FORMAT,
-        **sizes,
+        **{f"num_{split}": number for split, number in config.drawn().items()},
         "seed": config.seed,
         "deduplicate_reference": config.deduplicate_reference,
         "sources": [source.identity() for source in pool],
@@ -171,8 +160,7 @@ def _flat(dropped: dict[str, Counter[str]]) -> dict[str, int]:
 
 def _overlap(splits: dict[str, Examples]) -> dict[str, int]:
     keys = {split: set(examples.keys) for split, examples in splits.items()}
-    pairs = [("train", "reference"), ("train", "validation"), ("reference", "validation")]
-    return {f"{a} and {b}": len(keys[a] & keys[b]) for a, b in pairs if keys[a] & keys[b]}
+    return {f"{a} and {b}": len(both) for a, b in combinations(SPLITS, 2) if (both := keys[a] & keys[b])}
 
 
 def write_split(file: Path, examples: Examples) -> None:

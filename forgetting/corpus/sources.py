@@ -12,11 +12,10 @@ import datasets
 
 from forgetting.artifacts import hash_file, write_json
 from forgetting.corpus.configuration import Source
-from forgetting.corpus.files import format_of, local_files
+from forgetting.corpus.files import format_of, local_files, read_rows
 from forgetting.corpus.hub import COMMIT, load_hub, resolved_commit
 from forgetting.corpus.messages import Converter
 from forgetting.corpus.pool import Examples
-from forgetting.corpus.rows import read_rows
 from forgetting.corpus.trees import trees_of
 from forgetting.errors import UserError
 

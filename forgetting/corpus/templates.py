@@ -11,8 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 from transformers import PreTrainedTokenizerBase
 
 from forgetting.corpus.chat import Chat
+from forgetting.corpus.encoding import Segment
 from forgetting.corpus.messages import Messages
-from forgetting.corpus.segments import Segment
 from forgetting.errors import UserError
 
 TEMPLATES = ("tulu", "chat", "plain")
@@ -105,44 +105,29 @@ class Tulu:
 
 
 class Plain:
-    """Prompt, separator, completion, EOS; a dialogue is one such pair after the other.
+    """Prompt, newline, completion, EOS; a dialogue is one such pair after the other.
 
-    A separator that ends in a space leaves the space to the completion, as in published code for prompt and completion:
-    byte-level tokenizers join it to the first word, which would otherwise never be a target.
-
-    There are no headers: EOS ends a completion, and nothing but the separator tells a prompt from what precedes it.
-
-    Args:
-        eos: What ends a completion.
-        separator: What stands between prompt and completion.
+    There are no headers: EOS ends a completion, and nothing but the newline tells a prompt from what precedes it.
     """
 
     adds_bos = True
 
-    def __init__(self, eos: str, separator: str = "\n") -> None:
+    def __init__(self, eos: str) -> None:
         self.eos = eos
-        self.separator = separator
-        self.identity: dict[str, Any] = {"name": "plain", "version": 1, "eos": eos, "separator": separator}
+        self.identity: dict[str, Any] = {"name": "plain", "version": 1, "eos": eos}
 
     def render(self, messages: Messages) -> list[Segment]:
         """The segments of a conversation."""
         segments: list[Segment] = []
-        before = self.separator.rstrip(" ")
-        spaces = self.separator[len(before) :]
-        after_prompt = False
         for i, message in enumerate(messages):
             content = message["content"].strip()
             if message["role"] == "assistant":
-                if after_prompt and spaces:
-                    segments.append(Segment(spaces, True))
                 segments += [
                     Segment(content, True, origin=_origin(messages, i)),
                     Segment(self.eos, True, is_control=True),
                 ]
-                after_prompt = False
             else:
-                segments.append(Segment(content + before, False))
-                after_prompt = True
+                segments.append(Segment(f"{content}\n", False))
         return segments
 
     def has_forged_header(self, messages: Messages) -> bool:

@@ -11,12 +11,11 @@ import numpy as np
 from jaxtyping import Bool, Int32, UInt8
 from transformers import PreTrainedTokenizerBase
 
-from forgetting.artifacts import complete_folder, hash_content, inside, write_manifest
+from forgetting.artifacts import complete_folder, hash_content, write_manifest
 from forgetting.corpus.encoding import Encoded, Encoder, tokenizer_hash
-from forgetting.corpus.manifest import NAME, describe_files, folder_name, read_manifest
-from forgetting.corpus.noise import NoiseSpan
+from forgetting.corpus.manifest import NAME, describe_files, folder_name, read_manifest, split_folder
+from forgetting.corpus.noise import NoiseSpan, mark_noise
 from forgetting.corpus.prepare import Corpus
-from forgetting.corpus.segments import mark_noise
 from forgetting.corpus.templates import Template, template_for
 from forgetting.errors import UserError
 
@@ -73,10 +72,7 @@ class TokenizedSplit:
 
 
 class TokenizedCorpus:
-    """A corpus in tokens.
-
-    Args:
-        folder: A token folder inside a corpus folder.
+    """A corpus in tokens, which lie in a folder inside the corpus's.
 
     Attributes:
         noise_kinds: Kinds of noise that the sources name, in alphabetical order.
@@ -93,13 +89,9 @@ class TokenizedCorpus:
 
     def split(self, name: str) -> TokenizedSplit:
         """Train, reference or validation."""
-        if name not in self.manifest["splits"]:
-            raise UserError(f"{self.folder} has no split {name!r}; it has {', '.join(self.manifest['splits'])}.")
-        content_hash, knows_noise = (
-            self.manifest["splits"][name]["content_hash"],
-            self.manifest["noise_kinds"] is not None,
-        )
-        return TokenizedSplit(inside(self.folder, name), content_hash, knows_noise)
+        folder = split_folder(self.folder, self.manifest, name)
+        content_hash = self.manifest["splits"][name]["content_hash"]
+        return TokenizedSplit(folder, content_hash, self.manifest["noise_kinds"] is not None)
 
 
 def tokenize_corpus(
@@ -112,9 +104,6 @@ def tokenize_corpus(
         tokenizer: A fast tokenizer.
         template: tulu, chat or plain, or a template of your own.
         max_length: Longer examples are cut on the right.
-
-    Returns:
-        The tokens.
 
     Raises:
         UserError: The template does not fit, or no training example has a target within `max_length`.
@@ -190,16 +179,14 @@ def _write_split(
     folder.mkdir()
     ids, masks, noise = [np.zeros(0, np.int32)], [np.zeros(0, bool)], [np.zeros(0, np.uint8)]
     lengths, num_targets, rows = [0], [], []
-    without_target: Counter[str] = Counter()
-    truncated: Counter[str] = Counter()
-    forged: Counter[str] = Counter()
+    by_source = {key: Counter[str]() for key in ("without_target", "truncated", "forged_headers")}
     encoded = _encoded(folder.name, split, encoder, template, max_length, kinds or [])
     for row, source, example, length, has_forged_header in encoded:
         targets = int(example.response_mask.sum())
-        truncated[source] += length > max_length
-        forged[source] += has_forged_header
+        by_source["without_target"][source] += targets == 0
+        by_source["truncated"][source] += length > max_length
+        by_source["forged_headers"][source] += has_forged_header
         if targets == 0:
-            without_target[source] += 1
             continue
         ids.append(example.input_ids)
         masks.append(example.response_mask)
@@ -219,19 +206,17 @@ def _write_split(
         "rows": np.array(rows, dtype=np.int64),
     }
     hashed = sha256()
+    for name in ARRAYS:
+        hashed.update(arrays[name].tobytes())
     if kinds is not None:
         arrays[NOISE] = np.concatenate(noise)
     for name, array in arrays.items():
         _save(folder / f"{name}.npy", array)
-    for name in ARRAYS:
-        hashed.update(np.ascontiguousarray(arrays[name]).tobytes())
     return {
         "examples": len(rows),
         "tokens": int(arrays["offsets"][-1]),
         "targets": int(arrays["num_targets"].sum()),
-        "without_target": dict(sorted(without_target.items())),
-        "truncated": dict(sorted((source, n) for source, n in truncated.items() if n)),
-        "forged_headers": dict(sorted((source, n) for source, n in forged.items() if n)),
+        **{key: dict(sorted((+counts).items())) for key, counts in by_source.items()},
         "content_hash": hashed.hexdigest(),
         "files": describe_files(folder, [f"{name}.npy" for name in arrays]),
     }

@@ -108,18 +108,18 @@ class Language:
     boilerplates: tuple[tuple[str, ...], ...]
 
     @property
+    def ids(self) -> dict[str, int]:
+        """The token of each word."""
+        return {word: number for number, word in enumerate(self.vocabulary)}
+
+    @property
     def plain_words(self) -> tuple[str, ...]:
         """The words that can stand anywhere in a text."""
         return self.vocabulary[len(SPECIAL) + len(MARKERS) + len(CUES) :]
 
 
 def build_language(seed: int, size: Size | None = None) -> Language:
-    """The language of a world.
-
-    Args:
-        seed: The world's.
-        size: Its size; by default that of the lab.
-    """
+    """The language of a world, which follows from the world's seed; by default of the lab's size."""
     size = size or Size()
     draw = Random(f"language {seed}")
     entities, words = numbered("e", size.entities), numbered("w", size.words)

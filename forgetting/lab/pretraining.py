@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from forgetting.lab.language import BOS, EOS, PAD, SPECIAL, UNKNOWN, Language
-from forgetting.lab.web import pretraining_document
+from forgetting.lab.texts import pretraining_document
 
 OnStep = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
@@ -94,7 +94,7 @@ def pack(documents: list[list[int]], width: int) -> PackedDocuments:
 
 def word_tokenizer(language: Language) -> PreTrainedTokenizerFast:
     """One token a word; BOS goes in front."""
-    ids = {word: number for number, word in enumerate(language.vocabulary)}
+    ids = language.ids
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment] - tokenizers' stubs lack setters
     tokenizer.add_special_tokens(list(SPECIAL))
@@ -108,7 +108,7 @@ def word_tokenizer(language: Language) -> PreTrainedTokenizerFast:
 
 def untrained_model(language: Language, seed: int, settings: Pretraining) -> LlamaForCausalLM:
     """The model before its first step."""
-    ids = {word: number for number, word in enumerate(language.vocabulary)}
+    ids = language.ids
     configuration = LlamaConfig(
         vocab_size=len(ids), hidden_size=settings.hidden, intermediate_size=3 * settings.hidden,
         num_hidden_layers=settings.layers, num_attention_heads=settings.heads, num_key_value_heads=settings.heads,
@@ -131,16 +131,9 @@ def next_token_loss(model: LlamaForCausalLM, packed: PackedDocuments) -> Float[T
 
 
 def pretrain(language: Language, seed: int, settings: Pretraining, on_step: OnStep | None = None) -> LlamaForCausalLM:
-    """Pretrain the base model on fresh documents at every step.
-
-    Args:
-        language: The world's.
-        seed: The world's: of the initialization and of the documents.
-        settings: Size and training.
-        on_step: Told about each step.
-    """
+    """Pretrain the base model on fresh documents at every step; the seed decides its first weights and those."""
     model = untrained_model(language, seed, settings)
-    ids = {word: number for number, word in enumerate(language.vocabulary)}
+    ids = language.ids
     draw = Random(f"web {seed}")
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     with one_thread():

@@ -11,7 +11,7 @@ from forgetting.errors import UserError
 from forgetting.lab.benchmarks import suite, write_tasks
 from forgetting.lab.language import Size, build_language
 from forgetting.lab.pretraining import OnStep, Pretraining, write_base
-from forgetting.lab.sources import SOURCES, draw_sources, write_rows
+from forgetting.lab.texts import SOURCES, draw_sources, write_rows
 
 FORMAT = 3  # of the folder and of every rule by which a world follows from its seed: raise it when one changes
 
@@ -35,11 +35,6 @@ class World:
 
 def write_world(world: World, folder: Path, on_step: OnStep | None = None) -> None:
     """Write a world, complete or not at all; one that is there already is left as it is.
-
-    Args:
-        world: What to write.
-        folder: Where, such as `worlds/100`.
-        on_step: Told about each step of the base model's pretraining.
 
     Raises:
         UserError: The folder holds another world, or something in it was changed since it was made.

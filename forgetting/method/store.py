@@ -16,17 +16,22 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
-from forgetting.artifacts import complete_or_absent, hash_content, hash_file, read_json, refuse_changed, write_json
+from forgetting.artifacts import (
+    complete_or_absent,
+    hash_content,
+    hash_file,
+    read_json,
+    refuse_changed,
+    verify_manifest,
+    write_manifest,
+)
 from forgetting.errors import UserError
 from forgetting.method.scores import StoredTokens
 
 MANIFEST = "manifest.json"
-FORMAT = 3
+FORMAT = 4
 COLUMNS = ("nll_base", "nll_reference")
 """What scoring writes."""
-
-HASHED = ("format", "identity", "columns", "shards")
-"""The part of the manifest that its own hash covers."""
 
 
 @dataclass  # not frozen: Lightning moves batches to a device by copying their dataclasses
@@ -144,8 +149,8 @@ def close_store(folder: Path, identity: dict[str, Any], ranges: list[ShardRange]
          "sha256": hash_file(folder / r.file)}
         for r in ranges
     ]  # fmt: skip
-    content = {"format": FORMAT, "identity": identity, "columns": list(COLUMNS), "shards": shards}
-    write_json(folder / MANIFEST, {**content, "sha256": hash_content(content), **record})
+    content = {"format": FORMAT, "identity": identity, "columns": list(COLUMNS), "shards": shards, **record}
+    write_manifest(folder / MANIFEST, content)
 
 
 class ScoreStore:
@@ -164,13 +169,13 @@ class ScoreStore:
             state = "is unfinished" if folder.is_dir() and any(folder.rglob("*.arrow")) else "does not exist"
             raise UserError(f"The score store {folder} {state}.")
         remedy = f"Remove {folder / MANIFEST} and score again: only what is missing or damaged is made."
-        self.manifest: dict[str, Any] = read_json(folder / MANIFEST, dict, HASHED, remedy)
+        self.manifest: dict[str, Any] = read_json(
+            folder / MANIFEST, dict, ("format", "identity", "columns", "shards"), remedy
+        )
         if self.manifest["format"] != FORMAT:
             raise UserError(f"{folder} has format {self.manifest['format']}, this version reads {FORMAT}. {remedy}")
+        verify_manifest(folder / MANIFEST, self.manifest, remedy)
         self.identity: dict[str, Any] = self.manifest["identity"]
-        content = {key: self.manifest[key] for key in HASHED}
-        if self.manifest.get("sha256") != hash_content(content):
-            raise UserError(f"{folder / MANIFEST} was changed or damaged since it was written. {remedy}")
         refuse_changed(folder, {shard["file"]: shard["sha256"] for shard in self.manifest["shards"]}, remedy)
 
     @classmethod

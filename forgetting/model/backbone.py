@@ -22,8 +22,6 @@ from forgetting.errors import UserError
 from forgetting.model.dtypes import DType
 from forgetting.paths import is_local
 
-NO_CODE = {"trust_remote_code": False}
-"""transformers would ask on the terminal, and run a model's own code at "y"."""
 LIBRARY_ERRORS = (
     OSError, ValueError, ImportError, SafetensorError, RuntimeError,
     # of a config.json with values of another kind
@@ -52,11 +50,7 @@ def load_backbone(
         UserError: There is no such model, it may not be read, it is not a causal language model, it needs code of its
             own, or its weights are not those that its configuration asks for.
     """
-    # Tensors of other shapes are reported like missing ones, rather than in an exception without names.
-    options: dict[str, Any] = {
-        "dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True,
-        "ignore_mismatched_sizes": True, **NO_CODE,
-    }  # fmt: skip
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
     if attention is not None:
         options["attn_implementation"] = attention
     if four_bit:
@@ -66,11 +60,7 @@ def load_backbone(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
         )
         options["device_map"] = {"": torch.cuda.current_device()}
-    model, loaded = _with_clear_errors(
-        lambda: AutoModelForCausalLM.from_pretrained(_resolved_path(backbone), revision=revision, **options),
-        backbone,
-        revision,
-    )
+    model, loaded = _load_model(backbone, revision, options)
     if model.config.is_encoder_decoder:
         raise UserError(f"{backbone} is an encoder with a decoder; a causal language model was expected.")
     if getattr(model, "_hf_peft_config_loaded", False):
@@ -88,16 +78,17 @@ def refuse_unfit_weights(backbone: str, revision: str | None = None) -> None:
     Raises:
         UserError: As `load_backbone`.
     """
-    options: dict[str, Any] = {
-        "device_map": "meta", "use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True,
-        **NO_CODE,
-    }  # fmt: skip
-    model, loaded = _with_clear_errors(
-        lambda: AutoModelForCausalLM.from_pretrained(_resolved_path(backbone), revision=revision, **options),
-        backbone,
-        revision,
-    )
+    model, loaded = _load_model(backbone, revision, {"device_map": "meta"})
     _refuse_other_weights(model, loaded, backbone)
+
+
+def _load_model(backbone: str, revision: str | None, options: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model, and what transformers says of its tensors.
+
+    Tensors of other shapes are reported like missing ones, rather than in an exception without names.
+    """
+    reported = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    return _load(AutoModelForCausalLM, backbone, revision, {**options, **reported})
 
 
 def _refuse_other_weights(model: PreTrainedModel, loaded: dict[str, Any], backbone: str) -> None:
@@ -133,11 +124,7 @@ def load_tokenizer(backbone: str, revision: str | None = None) -> Tokenizer:
     Raises:
         UserError: There is none, or it may not be read.
     """
-    return _with_clear_errors(
-        lambda: AutoTokenizer.from_pretrained(_resolved_path(backbone), revision=revision, **NO_CODE),
-        backbone,
-        revision,
-    )
+    return _load(AutoTokenizer, backbone, revision, {})
 
 
 def load_configuration(backbone: str, revision: str | None = None) -> Any:
@@ -146,9 +133,7 @@ def load_configuration(backbone: str, revision: str | None = None) -> Any:
     Raises:
         UserError: There is none, or it may not be read.
     """
-    return _with_clear_errors(
-        lambda: AutoConfig.from_pretrained(_resolved_path(backbone), revision=revision, **NO_CODE), backbone, revision
-    )
+    return _load(AutoConfig, backbone, revision, {})
 
 
 def backbone_identity(backbone: str, revision: str | None = None) -> dict[str, str | None]:
@@ -195,18 +180,20 @@ def _resolved_path(backbone: str) -> str:
     return backbone
 
 
-def _with_clear_errors(load: Any, backbone: str, revision: str | None) -> Any:
-    """Run a loader of transformers; where it fails for a reason that the user can fix, say in one sentence which."""
-    at = f" at revision {revision}" if revision else ""
+def _load(kind: Any, backbone: str, revision: str | None, options: dict[str, Any]) -> Any:
+    """Load by a class of transformers; where it fails for a reason that the user can fix, say in one sentence which.
+
+    transformers would ask on the terminal, and run a model's own code at "y": here none is run.
+    """
     try:
-        return load()
+        return kind.from_pretrained(_resolved_path(backbone), revision=revision, trust_remote_code=False, **options)
     except LIBRARY_ERRORS as error:
         cause: BaseException | None = error
         chain: list[BaseException] = []
         while cause is not None:
             chain.append(cause)
             cause = cause.__cause__ or cause.__context__
-        raise UserError(_reason(chain, backbone, at)) from error
+        raise UserError(_reason(chain, backbone, f" at revision {revision}" if revision else "")) from error
 
 
 def _reason(chain: list[BaseException], backbone: str, at: str) -> str:
@@ -220,20 +207,19 @@ def _reason(chain: list[BaseException], backbone: str, at: str) -> str:
             f"The model in {backbone} could not be loaded (a file may be missing or cut short, or config.json hold a "
             f"value that transformers does not know): {type(chain[0]).__name__}: {chain[0]}"
         )
-    kinds = tuple(type(error) for error in chain)
-    if any(issubclass(kind, GatedRepoError) for kind in kinds):
+    if any(isinstance(error, GatedRepoError) for error in chain):
         return (
             f"The model {backbone} is gated: accept its license at https://huggingface.co/{backbone}, then log in with "
             "`hf auth login` or set HF_TOKEN."
         )
-    if any(issubclass(kind, RevisionNotFoundError) for kind in kinds):
+    if any(isinstance(error, RevisionNotFoundError) for error in chain):
         return f"The model {backbone} has no revision{at.removeprefix(' at revision')}."
-    if any(issubclass(kind, RepositoryNotFoundError) for kind in kinds):
+    if any(isinstance(error, RepositoryNotFoundError) for error in chain):
         return (
             f"There is no model {backbone} on the hub that you may read. Check the spelling of model.backbone; for a "
             "private model log in with `hf auth login`; for a folder give its path."
         )
-    if constants.HF_HUB_OFFLINE or any(issubclass(kind, LocalEntryNotFoundError) for kind in kinds):
+    if constants.HF_HUB_OFFLINE or any(isinstance(error, LocalEntryNotFoundError) for error in chain):
         offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub could not be reached"
         return (
             f"The model {backbone}{at} is not in the local cache and {offline}. Download it where there is a "

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -41,7 +41,7 @@ class Lora:
     alpha: int = 16
     dropout: float = 0.1
     target_modules: list[str] | None = None
-    modules_to_save: list[str] | None = field(default=None)
+    modules_to_save: list[str] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.rank <= LARGEST:

@@ -10,9 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from forgetting.artifacts import complete_or_absent, hash_file
+from forgetting.artifacts import complete_or_absent, hash_file, write_text
 from forgetting.errors import UserError
-from forgetting.runs.run import Run
 from forgetting.runs.signals import leave, signals_of
 
 SUMS = "sha256"
@@ -50,14 +49,25 @@ class SafeCheckpointIO(TorchCheckpointIO):
         return load_checkpoint(Path(path))
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint, refusing one in which a byte differs from what was written.
+
+    One without hashes next to it is accepted if torch can read it.
+
+    Args:
+        path: The file.
+        mmap: Leave the tensors in the file.
 
     Raises:
         UserError: It is cut short, damaged, or no checkpoint.
     """
-    _refuse_damaged(path)
-    return _read(path)
+    sums = path.parent / SUMS
+    if sums.is_file() and hash_file(path) not in sums.read_text(encoding="ascii", errors="replace").split():
+        raise UserError(_damaged(path, f"its SHA-256 is none of those in {sums}"))
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(_damaged(path, f"{type(error).__name__}: {str(error).splitlines()[0]}")) from error
 
 
 def steps_in_checkpoint(path: Path) -> int:
@@ -66,29 +76,13 @@ def steps_in_checkpoint(path: Path) -> int:
     Raises:
         UserError: As `load_checkpoint`.
     """
-    _refuse_damaged(path)
-    return int(_read(path, mmap=True)["global_step"])
-
-
-def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise UserError(_damaged(path, f"{type(error).__name__}: {str(error).splitlines()[0]}")) from error
+    return int(load_checkpoint(path, mmap=True)["global_step"])
 
 
 def _add_sum(file: Path, sha256: str) -> None:
     """Note the hash of a checkpoint before it gets its name: no checkpoint exists without its hash."""
     hashes = file.read_text(encoding="ascii", errors="replace").split() if file.is_file() else []
-    with complete_or_absent(file) as temporary:
-        temporary.write_text("\n".join([*hashes[-9:], sha256]) + "\n", encoding="utf-8")
-
-
-def _refuse_damaged(path: Path) -> None:
-    """Compare a checkpoint with the hashes of those that were written here. Without hashes it is accepted."""
-    sums = path.parent / SUMS
-    if sums.is_file() and hash_file(path) not in sums.read_text(encoding="ascii", errors="replace").split():
-        raise UserError(_damaged(path, f"its SHA-256 is none of those in {sums}"))
+    write_text(file, "\n".join([*hashes[-9:], sha256]) + "\n")
 
 
 def _damaged(path: Path, reason: str) -> str:
@@ -101,23 +95,11 @@ def _damaged(path: Path, reason: str) -> str:
     return f"The checkpoint {path} cannot be read ({reason}): it was cut short or damaged. {remedy}."
 
 
-def resume_from(run: Run) -> Path | None:
-    """The checkpoint that a run resumes from, if it has one.
-
-    A process killed between its two renames leaves the new checkpoint nowhere and the one before as `previous.ckpt`.
-    """
-    return next((path for path in (run.checkpoint, run.previous_checkpoint) if path.is_file()), None)
-
-
 class ResumePoint(Checkpoint):
     """Writes the run's one checkpoint: every `every_n_steps`, at the last step, and when the run is asked to end.
 
     A checkpoint covers a step and the validation that follows it: it is written once that validation is logged, since
     Lightning does not repeat a validation that a stopped run missed.
-
-    Args:
-        path: The file.
-        every_n_steps: Optimizer steps between two checkpoints.
     """
 
     def __init__(self, path: Path, every_n_steps: int) -> None:

@@ -17,9 +17,6 @@ class Cost(Callback):
 
     The clock runs from the first step, with the waiting for data and without validation. It is kept in the checkpoint:
     steps that a kill undid are not counted, and those of earlier launches are.
-
-    Args:
-        folder: The run's.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -15,13 +15,16 @@ from typing import Any
 
 from forgetting.arguments import assignment, config_files, flat, merged, option_strings, overridden, read_yaml
 from forgetting.artifacts import hash_content
+from forgetting.errors import UserError
 from forgetting.paths import EXPERIMENTS
-from forgetting.runs.run import REFERENCE_IGNORES, TRAINER, is_neutral, run_seed, setting
+from forgetting.runs.run import REFERENCE_IGNORES, TRAINER, Run, changes, is_neutral, run_seed, setting
 
 GROUPS = ("model", "data", "trainer", "run")
 LAUNCH = frozenset({"run.id", "seed_everything", "ckpt_path", "verbose"})
 """Neutral keys that are one run's or one command's own, so that they are not handed on to its reference."""
 LONGEST = 100
+SHARED = ("model.backbone", "model.revision", "data.corpus", "data.template", "data.max_length")
+"""Settings that scores depend on, whatever the adapter: those of a run are those of its reference."""
 
 
 class Naming:
@@ -119,7 +122,8 @@ class Naming:
         results = [key for key in keys if not is_neutral(key) and setting(key) not in REFERENCE_IGNORES]
         if any(map(_concerns_reference, results)):
             return not self._is_explicit
-        return not results and any(key == "data.reference_seed" or _is_handed_on(key) for key in keys)
+        handed_on = (key == "data.reference_seed" or (is_neutral(key) and key not in LAUNCH) for key in keys)
+        return not results and any(handed_on)
 
     @property
     def reference_file(self) -> Path:
@@ -133,14 +137,33 @@ class Naming:
             return folder / f"{name}.yaml"
         return self.files[0].parent / "reference.yaml"
 
+    def refuse_unshared(self, run: Run, reference: Run) -> None:
+        """Refuse a trained reference of another corpus or base model than its run's, before anything is loaded.
+
+        Raises:
+            UserError: Naming the keys that differ.
+        """
+        record = reference.provenance()
+        if record is None:
+            return
+        theirs, ours = flat(record["computed"]), flat(run.computed)
+        keys = changes(record["computed"], run.computed)
+        differing = [key for key in keys if any(key == shared or key.startswith(f"{shared}.") for shared in SHARED)]
+        if not differing:
+            return
+        listed = "; ".join(f"{key}: {theirs.get(key)!r} there, {ours.get(key)!r} here" for key in differing[:5])
+        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+        raise UserError(
+            f"The reference {reference.folder} was trained on another corpus or base model than {run.id} is to be "
+            f"({listed}{more}): its scores are not of these tokens. Give {self.files[0]} and {self.reference_file} the "
+            f"same values; where the reference is to change, move {reference.folder} away and make it again with\n  "
+            f"{self.command_for_reference('fit')}\n  {self.command_for_reference('score')}"
+        )
+
 
 def _concerns_reference(key: str) -> bool:
     """Whether a key concerns a run's reference. A trial of a few steps takes the reference that exists."""
     return setting(key) not in REFERENCE_IGNORES and setting(key) not in TRAINER
-
-
-def _is_handed_on(key: str) -> bool:
-    return is_neutral(key) and key not in LAUNCH
 
 
 def _parts(key: str, value: Any) -> list[tuple[str, Any]]:

@@ -106,13 +106,7 @@ def _other_inputs(run: Run, inputs: dict[str, Any]) -> str | None:
 
 
 class InputCheck(Callback):
-    """Before a finished run is scored or validated: what it was trained on is what is there now.
-
-    Args:
-        run: The run.
-        module: What is scored or validated with.
-        data: What is scored or validated on.
-    """
+    """Before a finished run is scored or validated: what it was trained on is what is there now."""
 
     def __init__(self, run: Run, module: FineTuner, data: ForgettingData) -> None:
         self.run, self.module, self.data = run, module, data

@@ -10,33 +10,19 @@ from lightning.pytorch.callbacks import Callback
 from peft import PeftModel
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from forgetting.artifacts import complete_folder, complete_or_absent, write_json
+from forgetting.artifacts import complete_folder, write_json, write_text
 from forgetting.errors import UserError
 from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
 from forgetting.model.lora import save_lora
-from forgetting.runs.metrics import MetricsFile
+from forgetting.runs.loggers import MetricsFile
 from forgetting.runs.preflight import preflight
-from forgetting.runs.provenance import (
-    all_inputs,
-    checkpoint_identity,
-    launch,
-    provenance,
-    refuse_other_inputs,
-)
+from forgetting.runs.provenance import all_inputs, checkpoint_identity, launch, provenance, refuse_other_inputs
 from forgetting.runs.run import Run
 
 
 class RunRecord(Callback):
-    """Writes a run's folder: provenance at the start, the adapter at the end (its presence means: complete).
-
-    Args:
-        run: The run.
-        config_text: The whole configuration, for `fit.yaml`.
-        metrics: The run's metrics file.
-        module: What is trained.
-        data: What it is trained on.
-    """
+    """Writes a run's folder: provenance and `fit.yaml` at the start, the adapter at the end (it means: complete)."""
 
     def __init__(
         self, run: Run, config_text: str, metrics: MetricsFile, module: FineTuner, data: ForgettingData
@@ -54,8 +40,7 @@ class RunRecord(Callback):
             self.run.folder.mkdir(parents=True, exist_ok=True)
             before = self.run.provenance() or {"launches": []}
             launches = [*before["launches"], launch(trainer, self.data, self.module)]
-            with complete_or_absent(self.run.folder / "fit.yaml") as temporary:
-                temporary.write_text(self.config_text, encoding="utf-8")
+            write_text(self.run.folder / "fit.yaml", self.config_text)
             write_json(self.run.provenance_file, {**made_from, "launches": launches})
             for logger in trainer.loggers:
                 logger.log_hyperparams(yaml.safe_load(self.config_text))
@@ -94,12 +79,10 @@ class RunRecord(Callback):
 
 
 def save_adapter(module: FineTuner, folder: Path, write: bool) -> None:
-    """Save the adapter in PEFT's format, complete or not at all. Every rank calls it; one writes.
+    """Save the adapter in PEFT's format, complete or not at all. Every rank calls it; the one told to writes.
 
-    Args:
-        module: With a loaded model.
-        folder: What to make.
-        write: Whether this rank writes.
+    Raises:
+        UserError: A tensor holds a number that is not finite.
     """
     model = module.language_model.model
     assert isinstance(model, PeftModel)

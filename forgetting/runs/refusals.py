@@ -11,10 +11,6 @@ SIXTEEN_BITS = ("bf16-true", "16-true", "16-mixed", "16", "transformer-engine-fl
 def refuse_settings(config: Mapping[str, Any], command: str) -> None:
     """Refuse what would change the computation without a word, or end in a library's traceback.
 
-    Args:
-        config: A parsed configuration, with its groups.
-        command: `fit`, `validate` or `score`.
-
     Raises:
         UserError: Naming the setting and what to use instead.
     """
@@ -35,10 +31,13 @@ def refuse_settings(config: Mapping[str, Any], command: str) -> None:
             raise UserError(f"trainer.{name} is {value}, which this code cannot follow. Leave it out and {advice}.")
     if trainer.get("use_distributed_sampler"):
         raise UserError("trainer.use_distributed_sampler must be false: the sampler of steps is shared by all ranks.")
-    for name, least in (("max_epochs", 1), ("max_steps", 1), ("log_every_n_steps", 1)):
+    least = {
+        "max_epochs": 1, "max_steps": 1, "log_every_n_steps": 1, "check_val_every_n_epoch": 1, "limit_val_batches": 0,
+    }  # fmt: skip
+    for name, number in least.items():
         value = trainer.get(name)
-        if value is not None and value < least and not (value == -1 and name.startswith("max_")):
-            raise UserError(f"trainer.{name} is {value}; it must be at least {least}: nothing would be done.")
+        if value is not None and value < number and not (value == -1 and name.startswith("max_")):
+            raise UserError(f"trainer.{name} is {value}; it must be at least {number}.")
     if command == "fit" and trainer.get("max_epochs") in (None, -1) and trainer.get("max_steps") in (None, -1):
         raise UserError("Give trainer.max_epochs or trainer.max_steps: λ and the learning rate need an end.")
     if str(trainer.get("precision")) in SIXTEEN_BITS:
@@ -61,7 +60,3 @@ def refuse_settings(config: Mapping[str, Any], command: str) -> None:
             f"trainer.val_check_interval is {check}; a fraction of an epoch above 0 and up to 1.0, or a number of "
             "steps, was expected."
         )
-    if trainer.get("check_val_every_n_epoch") is not None and trainer["check_val_every_n_epoch"] < 1:
-        raise UserError(f"trainer.check_val_every_n_epoch is {trainer['check_val_every_n_epoch']}; at least 1.")
-    if trainer.get("limit_val_batches") is not None and trainer["limit_val_batches"] < 0:
-        raise UserError(f"trainer.limit_val_batches is {trainer['limit_val_batches']}; it must be 0 or more.")

@@ -94,11 +94,7 @@ def run_seed(seed_everything: int | bool, split: str, reference_seed: int) -> in
 
 
 def computed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that decides a run's results, its seed apart.
-
-    Args:
-        config: A parsed configuration as plain dictionaries.
-    """
+    """The part of a parsed configuration, as plain dictionaries, that decides a run's results, its seed apart."""
     ignored = REFERENCE_IGNORES if config["data"]["split"] == "reference" else frozenset()
     part: dict[str, Any] = {
         group: {
@@ -171,10 +167,13 @@ class Run:
         """The checkpoint that a stopped run resumes from."""
         return self.folder / "checkpoints" / "last.ckpt"
 
-    @property
-    def previous_checkpoint(self) -> Path:
-        """The checkpoint before `checkpoint`, for where that is lost or damaged."""
-        return self.checkpoint.with_name("previous.ckpt")
+    def resumes_from(self) -> Path | None:
+        """The checkpoint that the run resumes from, if it has one.
+
+        A process killed between its two renames leaves the new one nowhere and the one before as `previous.ckpt`.
+        """
+        checkpoints = (self.checkpoint, self.checkpoint.with_name("previous.ckpt"))
+        return next((path for path in checkpoints if path.is_file()), None)
 
     def provenance(self) -> dict[str, Any] | None:
         """Record of the run that lies in the folder; None where there is none.

@@ -16,17 +16,11 @@ from forgetting.method.store import ScoreStore, ShardRange, close_store, write_s
 from forgetting.model.backbone import backbone_identity
 from forgetting.run_folder import record_cost
 from forgetting.runs.cost import machine_record
-from forgetting.runs.provenance import (
-    training_versions,
-)
+from forgetting.runs.provenance import training_versions
 
 
 class ScoreWriter(Callback):
-    """Writes each shard as it is scored, and what it took next to the shards: an interrupted store adds up.
-
-    Args:
-        scoring: What is scored.
-    """
+    """Writes each shard as it is scored, and what it took next to the shards: an interrupted store adds up."""
 
     def __init__(self, scoring: ScoringData) -> None:
         self.scoring = scoring

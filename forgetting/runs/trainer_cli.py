@@ -18,17 +18,15 @@ from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
 from forgetting.method.objectives import MeanNLL  # objectives can then be named without their module
 from forgetting.model.adapter_folder import refuse_damaged_adapter
-from forgetting.runs.checkpoints import ResumePoint, resume_from
+from forgetting.runs.checkpoints import ResumePoint
 from forgetting.runs.cost import Cost
-from forgetting.runs.metrics import MetricsFile
+from forgetting.runs.loggers import MetricsFile, wandb_logger
 from forgetting.runs.naming import Naming
 from forgetting.runs.provenance import InputCheck
 from forgetting.runs.records import RunRecord
-from forgetting.runs.reference import refuse_unshared
 from forgetting.runs.refusals import refuse_settings
 from forgetting.runs.run import Run, RunSettings, computed, run_seed
 from forgetting.runs.trainer import Trainer
-from forgetting.runs.wandb_logger import wandb_logger
 
 
 class TrainerCLI(LightningCLI):
@@ -114,7 +112,7 @@ class TrainerCLI(LightningCLI):
         if (edited := self._reference_computed()) is not None:
             replace(self._reference, computed=edited).refuse_another(precision=False)
         if self._finds_store:
-            refuse_unshared(self.run, self._reference, self.naming)
+            self.naming.refuse_unshared(self.run, self._reference)
 
     def _reference_computed(self) -> dict[str, Any] | None:
         """The results-affecting settings of the reference's files as they are; None where no command line is it."""
@@ -201,7 +199,7 @@ class TrainerCLI(LightningCLI):
             refuse_damaged_adapter(self.run.adapter)  # complete means that the weights are there, and whole
             print(f"{self.run.folder} is complete: its adapter is trained. Remove that folder to train it again.")
             return
-        checkpoint = resume_from(self.run)
+        checkpoint = self.run.resumes_from()
         if ckpt_path == "last" and checkpoint is None:
             raise UserError(f"There is no checkpoint {self.run.checkpoint} to resume from; leave --ckpt_path out.")
         path = checkpoint if ckpt_path in (None, "last") else Path(ckpt_path)
