@@ -38,9 +38,11 @@ def published_mask(tokenizer: PreTrainedTokenizerFast, messages: Messages) -> tu
         until = published_text(messages[: i + 1], eos)
         if i + 1 < len(messages) and messages[i + 1]["role"] == "assistant":
             until += "<|assistant|>\n"
+        if i + 1 == len(messages):
+            until = until.strip()  # as the whole is: a merge over its last newline would not be in the whole
         start = len(tokenizer(before)["input_ids"]) if i else 0
         found = tokenizer(until)["input_ids"]
-        if i + 1 < len(messages) and ids[: len(found)] != found:
+        if ids[: len(found)] != found:
             return None
         mask[start : len(found)] = [False] * (len(found) - start)
     mask[0] = False

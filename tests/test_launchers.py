@@ -100,6 +100,7 @@ def test_a_rank_does_not_outlive_the_process_that_started_it(work):
     assert process.stdout is not None
     process.stdout.close()
     assert started
+    deadline = time.monotonic() + 60
     while (left := [pid for pid in started if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not left
