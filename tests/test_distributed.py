@@ -15,6 +15,7 @@ import torch
 import torch.distributed
 from conftest import write_backbone
 from safetensors.torch import load_file
+from small_experiment import in_process
 from torch.distributed.device_mesh import init_device_mesh
 
 from forgetting.method.store import ScoreStore
@@ -84,9 +85,14 @@ def free_port() -> int:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which one process has done everything."""
     folder = write_experiments(tmp_path_factory.mktemp("alone"))
-    forgetting(folder, "fit", "--config", REFERENCE)
-    forgetting(folder, "score", "--config", REFERENCE)
-    forgetting(folder, "fit", "--config", METHOD)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for arguments in (
+            ["fit", "--config", REFERENCE],
+            ["score", "--config", REFERENCE],
+            ["fit", "--config", METHOD],
+        ):
+            assert in_process(arguments) == 0
     return folder
 
 
@@ -155,10 +161,20 @@ def test_two_nodes_of_one_process_end_where_one_process_ends(alone, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_ranks", ["1", "2"])
-def test_sharding_through_the_trainer_ends_where_one_process_ends(alone, tmp_path, num_ranks):
+def test_one_rank_with_sharding_ends_where_one_process_ends(alone, tmp_path, monkeypatch):
     folder = write_experiments(tmp_path)
-    sharded = ["--trainer.devices", num_ranks, "--trainer.strategy", "sharded"]
+    monkeypatch.chdir(folder)
+    sharded = ["--trainer.devices", "1", "--trainer.strategy", "sharded"]
+    for command in ("fit", "score"):
+        assert in_process([command, "--config", REFERENCE, *sharded]) == 0
+    assert_same_adapter(folder, alone, "reference")
+    assert_same_scores(folder, alone)
+
+
+@pytest.mark.slow
+def test_sharding_over_two_ranks_ends_where_one_process_ends(alone, tmp_path):
+    folder = write_experiments(tmp_path)
+    sharded = ["--trainer.devices", "2", "--trainer.strategy", "sharded"]
     every_step = ["--run.checkpoint_every_n_steps", "1"]
     forgetting(folder, "fit", "--config", REFERENCE, *sharded, *every_step)
     assert_same_adapter(folder, alone, "reference")
