@@ -244,7 +244,9 @@ class FineTuner(LightningModule):
         for logger in self.loggers if self.trainer.is_global_zero else ():
             logger.log_metrics(row, step=step.number)
         self.log_dict({name: torch.tensor(value) for name, value in row.items()}, logger=False)
-        self.log("loss", row["train/loss"], prog_bar=True, logger=False)
+        for name, shown in SHOWN.items():
+            if name in row:
+                self.log(shown, row[name], prog_bar=True, logger=False)
 
     # --- held-out nll and scores -------------------------------------------------------------------------------------
 
@@ -292,6 +294,13 @@ class FineTuner(LightningModule):
                 f"The checkpoint holds {len(left)} tensors where this run has {len(here)} (differing in "
                 f"{sorted(left ^ here)[:3]}): it belongs to another base model, objective or other LoRA settings."
             )
+
+
+SHOWN = {
+    "train/loss": "loss", "train/nll_positive": "nll+", "train/nll_negative": "nll−", "train/coefficient": "λ",
+    "train/tokens_per_second": "tokens/s",
+}  # fmt: skip
+"""Numbers of a step that the progress bar shows, by their names there."""
 
 
 def _refuse_out_of_range(

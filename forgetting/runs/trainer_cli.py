@@ -1,5 +1,8 @@
 """LightningCLI for the commands that need a Trainer: links, run folders, resuming."""
 
+import shlex
+import sys
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +10,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -22,6 +26,7 @@ from forgetting.runs.checkpoints import ResumePoint
 from forgetting.runs.cost import Cost
 from forgetting.runs.loggers import MetricsFile, wandb_logger
 from forgetting.runs.naming import Naming
+from forgetting.runs.progress import PlainProgress, duration
 from forgetting.runs.provenance import InputCheck
 from forgetting.runs.records import RunRecord
 from forgetting.runs.refusals import refuse_settings
@@ -158,8 +163,12 @@ class TrainerCLI(LightningCLI):
             ]  # fmt: skip
         else:
             callbacks = [InputCheck(self.run, self.model, self.datamodule)]
+        trainer = self._get(self.config_init, "trainer")
+        if not sys.stdout.isatty() and _wants_progress(trainer):  # a bar's carriage returns would fill a log file
+            callbacks.append(PlainProgress())
+            kwargs["enable_progress_bar"] = False
         self.trainer_defaults = {"callbacks": callbacks}
-        own = self._get(self.config_init, "trainer").get("logger")
+        own = trainer.get("logger")
         if own not in (None, True, False):
             loggers += own if isinstance(own, list) else [own]
         return super().instantiate_trainer(  # type: ignore[return-value]
@@ -208,12 +217,25 @@ class TrainerCLI(LightningCLI):
                 raise UserError(f"There is no checkpoint {path} to resume from; leave --ckpt_path out to begin.")
             print(f"resuming from {path}")
         resumed = None if path is None else str(path)
+        start = time.perf_counter()
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=resumed, weights_only=True, **options)
         if self.trainer.global_step < model.total_steps:
             raise UserError(
                 f"Training stopped at step {self.trainer.global_step} of {model.total_steps}: there is no adapter. Run "
                 f"the same command to resume from {self.run.checkpoint}, if it was reached."
             )
+        if self.trainer.is_global_zero:
+            print(self._ending(duration(time.perf_counter() - start)))
+
+    def _ending(self, took: str) -> str:
+        """Where everything is, how good it is on held-out text, and what to run next."""
+        nll = self.trainer.callback_metrics.get("validation/nll")
+        held_out = "" if nll is None else f", held-out nll {float(nll):.4f}"
+        if self.naming.is_reference:
+            following = self.naming.command("score")
+        else:
+            following = shlex.join(["python", "-m", "forgetting", "evaluate", str(self.run.folder)])
+        return f"trained in {took}{held_out}: {self.run.adapter}, {self.run.folder}/metrics.csv\nnext: {following}"
 
     def validate(self, model: FineTuner, datamodule: ForgettingData, **options: Any) -> None:
         """Held-out nll, printed and written to validation.json."""
@@ -228,3 +250,14 @@ class TrainerCLI(LightningCLI):
         self.trainer.score(model, datamodule=datamodule, **options)
         if self.trainer.is_global_zero:
             print(f"scores in {datamodule.store_folder}")
+            beside = sorted(file for file in self.naming.reference_file.parent.glob("*.yaml"))
+            readers = [file for file in beside if file.name != self.naming.reference_file.name]
+            if readers:
+                print(f"next: python -m forgetting fit --config {shlex.quote(str(readers[0]))}, which reads them")
+
+
+def _wants_progress(trainer: Any) -> bool:
+    """Whether a run says how far it is: not where the bar is switched off, and not beside a bar of the user's own."""
+    callbacks = trainer.get("callbacks") or []
+    own = callbacks if isinstance(callbacks, list) else [callbacks]
+    return trainer.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in own)

@@ -1,0 +1,64 @@
+"""What a command says while it runs and at its end, without a terminal."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from small_experiment import METHOD, REFERENCE, RUN, STEPS
+
+from forgetting.cli import main
+from forgetting.runs import progress
+from forgetting.runs.progress import duration
+
+FIT, SCORES = ["fit", "--config", METHOD], Path("runs/tiny/reference/seed-0/scores")
+WANTED = "--trainer.enable_progress_bar=null"
+
+
+@pytest.fixture
+def every_line(monkeypatch):
+    """Every line is due."""
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+
+
+def test_fit_says_a_line_for_what_matters_and_what_to_run_next(scored_work, every_line, capsys):
+    main([*FIT, WANTED])
+    said = capsys.readouterr().out
+    lines = re.findall(
+        r"^step (\d+) of (\d+), positive nll [\d.]+, negative nll [\d.]+, λ [\d.e-]+(?:, [\d,]+ tokens/s)?, "
+        r"about \d+ s left$", said, re.MULTILINE,
+    )  # fmt: skip
+    assert [(int(step), int(total)) for step, total in lines] == [(n, STEPS) for n in range(1, STEPS + 1)]
+    assert "held-out batch 1 of " in said
+    assert re.search(rf"^trained in \d+ s, held-out nll [\d.]+: {RUN}/adapter, {RUN}/metrics.csv$", said, re.MULTILINE)
+    assert said.rstrip().endswith(f"next: python -m forgetting evaluate {RUN}")
+    assert "\r" not in said
+
+
+def test_score_counts_examples_inside_a_shard(scored_work, every_line, capsys):
+    shutil.rmtree(SCORES)
+    main(["score", "--config", REFERENCE, WANTED])
+    said = capsys.readouterr().out
+    done = [int(number) for number in re.findall(r"^(\d+) of 48 examples scored, about", said, re.MULTILINE)]
+    shards = len(json.loads((SCORES / "manifest.json").read_text())["shards"])
+    assert done == sorted(done)
+    assert done[-1] == 48  # of D_train and D_val
+    assert len(done) > shards
+    assert f"next: python -m forgetting fit --config {METHOD}" in said
+
+
+def test_nothing_is_said_before_it_is_due_nor_where_it_is_not_wanted(scored_work, monkeypatch, capsys):
+    main([*FIT, WANTED])  # over in less than half a minute
+    assert "step " not in capsys.readouterr().out.replace("optimizer step", "").replace("per step", "")
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    main([*FIT, "--seed_everything=1"])  # the experiment switches it off
+    assert "positive nll" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (89.0, "89 s"), (91.0, "2 min"), (3599.0, "1 h 00 min"), (11_100.0, "3 h 05 min")],
+)
+def test_a_duration_has_the_unit_that_suits_it(seconds, text):
+    assert duration(seconds) == text
