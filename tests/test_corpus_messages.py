@@ -1,3 +1,4 @@
+import json
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -51,6 +52,26 @@ def test_messages_and_conversations_with_the_usual_names() -> None:
     assert convert({"m": columns}, messages="m")[0] == expected  # a struct of lists
 
 
+PARTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        (["q", "a", "q2", "a2"], [("user", "q"), ("assistant", "a"), ("user", "q2"), ("assistant", "a2")]),
+        (json.dumps(["q", "a"]), [("user", "q"), ("assistant", "a")]),
+        (json.dumps([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]),
+         [("user", "q"), ("assistant", "a")]),
+        ([{"Role": "User", "Content": "q"}, {"ROLE": "Assistant", "content": "a"}],
+         [("user", "q"), ("assistant", "a")]),
+        ([{"role": "user", "content": PARTS[:1]}, {"role": "assistant", "content": PARTS}],
+         [("user", "a"), ("assistant", "ab")]),
+    ],
+)  # fmt: skip
+def test_other_forms_that_people_have(messages: Any, expected: Turns) -> None:
+    assert convert({"m": messages}, messages="m") == ([expected], {"S": Counter()})
+
+
 def test_an_empty_system_message_is_left_out() -> None:
     messages = [
         {"role": "system", "content": " "},
@@ -77,6 +98,13 @@ def turn(role: str, content: Any) -> dict[str, Any]:
         ({"m": "text"}, {"messages": "m"}, "malformed messages"),
         ({"m": [{"role": "user"}]}, {"messages": "m"}, "malformed messages"),
         ({"m": [turn("user", ["parts"])]}, {"messages": "m"}, "malformed messages"),
+        ({"m": [turn("user", [{"type": "image", "url": "u"}])]}, {"messages": "m"}, "content that is not text"),
+        ({"m": [turn("user", [{"type": "text", "text": 3}])]}, {"messages": "m"}, "content that is not text"),
+        ({"m": "3"}, {"messages": "m"}, "malformed messages"),
+        ({"m": "null"}, {"messages": "m"}, "malformed messages"),
+        ({"m": "[" * 100_000}, {"messages": "m"}, "malformed messages"),
+        ({"m": [3, "a"]}, {"messages": "m"}, "malformed messages"),
+        ({"m": ["q"]}, {"messages": "m"}, "no assistant turn"),
         ({"m": []}, {"messages": "m"}, "no assistant turn"),
         ({"m": [turn("user", "q")]}, {"messages": "m"}, "no assistant turn"),
         ({"m": [turn("user", "q"), turn("tool", "r"), turn("assistant", "a")]}, {"messages": "m"}, "unknown role"),

@@ -219,7 +219,7 @@ def _cut(path: Path) -> None:
         (lambda folder: _cut(folder / "manifest.json"), r"manifest.json is not valid JSON"),
         (
             lambda folder: (folder / "manifest.json").write_text('{"kind": "corpus", "format": 99}'),
-            r"format 3 \(found corpus of format 99\)",
+            r"format 4 \(found corpus of format 99\)",
         ),
     ],
 )

@@ -62,7 +62,8 @@ class Source:
         response: Template of the assistant's message, such as "{output}".
         system: Template of the system message; left out where it comes out empty.
         history: Column with the turns before the prompt, as a list of [prompt, response] pairs, such as history.
-        messages: Column with a list of {role, content}, the roles being system, user and assistant.
+        messages: Column with a list of {role, content}, the roles being system, user and assistant. Also JSON text of
+            it, a list of texts (user and assistant in turn, as LIMA has it), and contents in parts of text.
         conversations: Column with a list of {from, value}, as WizardLM and ShareGPT have it: human, gpt, system.
         tree: Open Assistant: the column with a message tree ("prompt" in its `.trees.jsonl`), or "parent_id" where
             every row is one message (its hub data set).

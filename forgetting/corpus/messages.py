@@ -1,5 +1,6 @@
 """One row of a data set → the examples in it, or the reason why it has none."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -199,13 +200,21 @@ class Converter:
 
 
 def normalized(turns: Any, role_key: str, content_key: str) -> Messages:
-    """A list of turns under any of the usual names → {role, content}.
+    """A list of turns in any of the usual forms → {role, content}.
+
+    Besides a list of mappings: a mapping of lists, JSON text of either, and a list of texts, the user's and the
+    assistant's in turn, as LIMA has it. Keys may be written with capitals.
 
     Raises:
         DroppedRow: The list, one of its turns or a role cannot be read.
     """
     if turns is None:
         raise DroppedRow("null messages")
+    if isinstance(turns, str):
+        try:
+            turns = json.loads(turns)
+        except (ValueError, RecursionError):
+            raise DroppedRow("malformed messages") from None
     if isinstance(turns, dict):  # a struct of lists, as older data sets store a list of structs
         columns = list(turns.values())
         if not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
@@ -213,21 +222,39 @@ def normalized(turns: Any, role_key: str, content_key: str) -> Messages:
         turns = [dict(zip(turns, values, strict=True)) for values in zip(*columns, strict=True)]
     if not isinstance(turns, list):
         raise DroppedRow("malformed messages")
+    if all(isinstance(turn, str) for turn in turns):
+        sides = ("user", "assistant")
+        turns = [{role_key: sides[place % 2], content_key: text} for place, text in enumerate(turns)]
     messages: Messages = []
     for turn in turns:
-        if not isinstance(turn, dict) or role_key not in turn or content_key not in turn:
+        if not isinstance(turn, dict):
+            raise DroppedRow("malformed messages")
+        if role_key not in turn or content_key not in turn:
+            turn = {key.lower(): value for key, value in turn.items()}
+        if role_key not in turn or content_key not in turn:
             raise DroppedRow("malformed messages")
         name = turn[role_key]
         role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
         if role is None:
             raise DroppedRow("unknown role")
-        content = turn[content_key]
+        content = _text_of(turn[content_key])
         if content is None:
             raise DroppedRow({"assistant": "null response", "user": "null prompt", "system": "null system"}[role])
         if not isinstance(content, str):
             raise DroppedRow("malformed messages")
         messages.append({"role": role, "content": content})
     return messages
+
+
+def _text_of(content: Any) -> Any:
+    """A content as it stands, or the text of its parts, `[{type: text, text: …}, …]`, as chat interfaces write them."""
+    if not isinstance(content, list) or not content:
+        return content
+    if not all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in content):
+        return content
+    if any(part["type"] != "text" or not isinstance(part.get("text"), str) for part in content):
+        raise DroppedRow("content that is not text")
+    return "".join(part["text"] for part in content)
 
 
 def validated(messages: Messages) -> Messages:

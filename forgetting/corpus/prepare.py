@@ -20,7 +20,7 @@ from forgetting.corpus.sources import LoadedSource, ResolvedSource, SourceCache,
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 3  # of the folder and of every decision on the way to it: raise it when either changes
+FORMAT = 4  # of the folder and of every decision on the way to it: raise it when either changes
 BATCH = 1000
 SCHEMA = pa.schema(
     [
