@@ -21,6 +21,9 @@ CONFIG_OPTION = re.compile(r"--config(=|$)|-c=?")
 WHOLE = ("data.corpus.sources", "run.wandb")
 """Keys whose value is a dictionary of the user's own keys: a file replaces it, rather than adding to it."""
 
+NO_YAML = (yaml.YAMLError, TypeError)
+"""What jsonargparse's loader raises; the TypeError for a mapping whose only key is null, such as `?`."""
+
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a configuration file as plain dictionaries.
@@ -34,7 +37,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = get_loader("yaml")(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"There is no configuration file {path}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (*NO_YAML, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no configuration: a YAML mapping was expected.")
@@ -133,7 +136,7 @@ def assignment(option: str) -> tuple[str, Any]:
         return key, text
     try:
         return key, get_loader("yaml")(text)
-    except yaml.YAMLError:
+    except NO_YAML:
         return key, text
 
 

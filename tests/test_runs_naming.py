@@ -213,6 +213,7 @@ def _kind(value: Any) -> Any:
 
 
 @settings(max_examples=400)
+@example("?", None)
 @given(VALUES, VALUES)
 def test_different_values_never_share_a_name(left, right):
     names = [variant([], {"data.key": value}) for value in (left, right)]
