@@ -60,9 +60,10 @@ def test_wrong_commands_bases_and_files_are_refused(tmp_path):
     (tmp_path / "e.yaml").write_text("base: nowhere\n")
     with pytest.raises(UserError, match="no base configuration 'nowhere'.*there are: .*paper"):
         base_files(["fit", "--config", str(tmp_path / "e.yaml")])
-    (tmp_path / "broken.yaml").write_text("a: [\n")
-    with pytest.raises(UserError, match="not valid YAML"):
-        base_files(["fit", f"--config={tmp_path / 'broken.yaml'}"])
+    for broken in ("a: [\n", "?"):
+        (tmp_path / "broken.yaml").write_text(broken)
+        with pytest.raises(UserError, match="not valid YAML"):
+            base_files(["fit", f"--config={tmp_path / 'broken.yaml'}"])
     (tmp_path / "list.yaml").write_text("- a\n")
     with pytest.raises(UserError, match="a YAML mapping was expected"):
         base_files(["fit", "--config", str(tmp_path / "list.yaml")])
