@@ -123,9 +123,9 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pyte
 
 @pytest.mark.slow
 def test_the_interval_covers_the_truth_with_three_seeds_that_differ_strongly(tmp_path: Path) -> None:
-    """250 experiments without any true difference: 95% intervals that hold in at least 93%; the bootstrap's do not."""
+    """500 experiments without any true difference: 95% intervals that hold in at least 93%; the bootstrap's do not."""
     generator = np.random.default_rng(0)
-    covered, by_bootstrap, num_trials = 0, 0, 250
+    covered, by_bootstrap, num_trials = 0, 0, 500
     zeros = np.zeros(30)
     for seed in range(3):
         write_results(tmp_path / f"b/seed-{seed}", {"t": zeros})
