@@ -161,20 +161,10 @@ def test_two_nodes_of_one_process_end_where_one_process_ends(alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_rank_with_sharding_ends_where_one_process_ends(alone, tmp_path, monkeypatch):
+@pytest.mark.parametrize("num_ranks", ["1", "2"])
+def test_sharding_through_the_trainer_ends_where_one_process_ends(alone, tmp_path, num_ranks):
     folder = write_experiments(tmp_path)
-    monkeypatch.chdir(folder)
-    sharded = ["--trainer.devices", "1", "--trainer.strategy", "sharded"]
-    for command in ("fit", "score"):
-        assert in_process([command, "--config", REFERENCE, *sharded]) == 0
-    assert_same_adapter(folder, alone, "reference")
-    assert_same_scores(folder, alone)
-
-
-@pytest.mark.slow
-def test_sharding_over_two_ranks_ends_where_one_process_ends(alone, tmp_path):
-    folder = write_experiments(tmp_path)
-    sharded = ["--trainer.devices", "2", "--trainer.strategy", "sharded"]
+    sharded = ["--trainer.devices", num_ranks, "--trainer.strategy", "sharded"]
     every_step = ["--run.checkpoint_every_n_steps", "1"]
     forgetting(folder, "fit", "--config", REFERENCE, *sharded, *every_step)
     assert_same_adapter(folder, alone, "reference")

@@ -279,6 +279,17 @@ def test_a_run_that_ends_early_says_so_and_goes_on(work):
 
 
 @pytest.mark.slow
+def test_a_terminated_run_fails(work):
+    command = [sys.executable, "-m", "forgetting", "fit", "--config", "experiments/tiny/full.yaml"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not Path("runs/tiny/full/seed-0/checkpoints/last.ckpt").is_file():
+        time.sleep(0.001)
+        assert process.poll() is None
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    fit("full")
+
+
 def test_a_damaged_checkpoint_is_named(work):
     fit("full")
     shutil.rmtree("runs/tiny/full/seed-0/adapter")

@@ -43,7 +43,7 @@ def work(scored_work: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_run_killed_again_and_again_ends_with_the_bytes_and_rows_of_an_uninterrupted_one(work, whole, workers):
     """Killed in the middle of an epoch, at a step with validation and checkpoint, at an epoch's end and after it."""
     options = [*FIT, "--data.num_workers", str(workers)]
