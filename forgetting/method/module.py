@@ -29,6 +29,12 @@ from forgetting.model.sharding import shard_model
 OBJECTIVE = "objective."
 """How the names of an objective's parameters and buffers begin."""
 
+SHOWN = {
+    "train/loss": "loss", "train/nll_positive": "nll+", "train/nll_negative": "nll−", "train/coefficient": "λ",
+    "train/tokens_per_second": "tokens/s",
+}  # fmt: skip
+"""Numbers of a step that the progress bar shows, and their names there."""
+
 
 class FineTuner(LightningModule):
     """LoRA fine-tuning on an objective of per-token nll (Taheri et al., TMLR 2026, Algorithm 1).
@@ -195,7 +201,7 @@ class FineTuner(LightningModule):
                 "for damaged weights; the same command resumes there."
             )
         optimizer.step()
-        schedule.step()  # type: ignore[union-attr]
+        schedule.step()  # type: ignore[union-attr] - configure_optimizers gives one
         observes, logs = type(self.objective).after_step is not Objective.after_step, self._is_logged(number)
         if observes or logs:
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
@@ -220,10 +226,10 @@ class FineTuner(LightningModule):
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.gradient_clip is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip, norm)
-        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[operator]
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[operator] - DTensor's
 
     def _is_logged(self, number: int) -> bool:
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined] - set by a connector
         return bool(every) and (number % every == 0 or self.trainer.is_last_batch)
 
     def _seconds_since_last_step(self) -> float | None:
@@ -244,9 +250,8 @@ class FineTuner(LightningModule):
         for logger in self.loggers if self.trainer.is_global_zero else ():
             logger.log_metrics(row, step=step.number)
         self.log_dict({name: torch.tensor(value) for name, value in row.items()}, logger=False)
-        for name, shown in SHOWN.items():
-            if name in row:
-                self.log(shown, row[name], prog_bar=True, logger=False)
+        shown = {short: row[name] for name, short in SHOWN.items() if name in row}
+        self.log_dict(shown, prog_bar=True, logger=False)
 
     # --- held-out nll and scores -------------------------------------------------------------------------------------
 
@@ -294,13 +299,6 @@ class FineTuner(LightningModule):
                 f"The checkpoint holds {len(left)} tensors where this run has {len(here)} (differing in "
                 f"{sorted(left ^ here)[:3]}): it belongs to another base model, objective or other LoRA settings."
             )
-
-
-SHOWN = {
-    "train/loss": "loss", "train/nll_positive": "nll+", "train/nll_negative": "nll−", "train/coefficient": "λ",
-    "train/tokens_per_second": "tokens/s",
-}  # fmt: skip
-"""Numbers of a step that the progress bar shows, by their names there."""
 
 
 def _refuse_out_of_range(

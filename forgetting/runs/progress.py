@@ -82,7 +82,7 @@ class PlainProgress(Callback):
 
     def on_predict_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Count what goes through the two models."""
-        scoring = trainer.datamodule  # type: ignore[attr-defined]
+        scoring = trainer.datamodule  # type: ignore[attr-defined] - set by a connector
         assert isinstance(pl_module, FineTuner)
         assert isinstance(scoring, ScoringData)
         total = 2 * sum(shard.last - shard.first for shard in scoring.pending)
