@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,11 @@ def config_files(arguments: Sequence[str]) -> list[Path]:
                 raise UserError(f"{path} comes after an override: give every --config before the overrides.")
             files.append(Path(path))
     return files
+
+
+def config_options(files: Iterable[Path]) -> list[str]:
+    """Files as a command line names them, in the order in which one is laid over the other."""
+    return [part for file in files for part in ("--config", str(file))]
 
 
 def base_files(arguments: Sequence[str]) -> list[Path]:
@@ -148,7 +153,7 @@ def merged(files: Sequence[Path]) -> dict[str, Any]:
     Raises:
         UserError: A file is missing or not YAML.
     """
-    bases = base_files([part for file in files for part in ("--config", str(file))])
+    bases = base_files(config_options(files))
     config: dict[str, Any] = {}
     for file in (*bases, *files):
         config = _laid_over(config, read_yaml(file))

@@ -46,6 +46,10 @@ def test_score_counts_examples_inside_a_shard(scored_work, every_line, capsys):
     assert done[-1] == 48  # of D_train and D_val
     assert len(done) > shards
     assert f"next: python -m forgetting fit --config {METHOD}" in said
+    assert said.rstrip().endswith(WANTED)  # with what the reference was scored with
+    Path("experiments/tiny/a-study.yaml").write_text("title: none of these\n")
+    main(["score", "--config", REFERENCE])
+    assert capsys.readouterr().out.rstrip().endswith(f"next: python -m forgetting fit --config {METHOD}")
 
 
 def test_nothing_is_said_before_it_is_due_nor_where_it_is_not_wanted(scored_work, monkeypatch, capsys):

@@ -13,7 +13,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from forgetting.arguments import assignment, config_files, flat, merged, option_strings, overridden, read_yaml
+from forgetting.arguments import (
+    assignment,
+    config_files,
+    config_options,
+    flat,
+    merged,
+    option_strings,
+    overridden,
+    read_yaml,
+)
 from forgetting.artifacts import hash_content
 from forgetting.errors import UserError
 from forgetting.paths import EXPERIMENTS
@@ -102,6 +111,11 @@ class Naming:
         """The command line of another command on the same run."""
         return shlex.join(["python", "-m", "forgetting", command, *self.arguments[1:]])
 
+    def command_beside(self, command: str, experiment: Path) -> str:
+        """The command line of a command on another experiment, with the same overlays and overrides."""
+        files = [experiment, *(file for file, _ in self._overlays)]
+        return shlex.join(["python", "-m", "forgetting", command, *config_options(files), *self._options])
+
     def command_for_reference(self, command: str) -> str:
         """The command line of a command on the reference that this run needs."""
         return shlex.join(["python", "-m", "forgetting", command, *self.arguments_for_reference()])
@@ -112,7 +126,7 @@ class Naming:
             return self.arguments[1:]
         files = [self.reference_file, *(file for file, keys in self._overlays if self._passes(keys))]
         options = [option for option in self._options if self._passes([k for k, _ in _parts(*assignment(option))])]
-        return [*(part for file in files for part in ("--config", str(file))), *options]
+        return [*config_options(files), *options]
 
     def _passes(self, keys: Collection[str]) -> bool:
         """Whether an overlay or override of these keys is handed on to the reference.

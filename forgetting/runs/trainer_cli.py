@@ -250,10 +250,8 @@ class TrainerCLI(LightningCLI):
         self.trainer.score(model, datamodule=datamodule, **options)
         if self.trainer.is_global_zero:
             print(f"scores in {datamodule.store_folder}")
-            beside = sorted(file for file in self.naming.reference_file.parent.glob("*.yaml"))
-            readers = [file for file in beside if file.name != self.naming.reference_file.name]
-            if readers:
-                print(f"next: python -m forgetting fit --config {shlex.quote(str(readers[0]))}, which reads them")
+            for reader in sorted(self.naming.files[0].parent.glob("forgetting*.yaml"))[:1]:
+                print(f"next: {self.naming.command_beside('fit', reader)}")
 
 
 def _wants_progress(trainer: Any) -> bool:

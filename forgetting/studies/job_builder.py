@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from forgetting.arguments import base_files
+from forgetting.arguments import base_files, config_options
 from forgetting.artifacts import hash_content
 from forgetting.errors import UserError
 from forgetting.runs.naming import Naming
@@ -48,7 +48,7 @@ class JobBuilder:
         files = (file, *self.overlays, *repeat, *self.machine)
         places = [] if self.runs.root == Path("runs") else [f"--run.root={self.runs.root}"]
         places += [] if self.runs.corpora is None else [f"--data.corpora={self.runs.corpora}"]
-        return (*(part for path in files for part in ("--config", str(path))), *overrides, *places)
+        return (*config_options(files), *overrides, *places)
 
     def prepare(self, options: tuple[str, ...]) -> Key:
         """Make the corpus and its tokens: named by what they are made from, so that those who need them share it."""
