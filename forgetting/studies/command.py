@@ -69,7 +69,7 @@ def _run_missing(plan: "Plan") -> "list[Failure]":
 
 def _write(plan: "Plan", forms: list[str], outputs: list[Path], everything: str) -> None:
     """Write the table of a plan to files, each in its format, or print it where there are none."""
-    from forgetting.artifacts import complete_or_absent
+    from forgetting.artifacts import write_text
     from forgetting.studies.collect import collect
     from forgetting.studies.render import render
 
@@ -82,8 +82,7 @@ def _write(plan: "Plan", forms: list[str], outputs: list[Path], everything: str)
 
             draw(table, output, form)
         else:
-            with complete_or_absent(output) as temporary:
-                temporary.write_text(render(table, form), encoding="utf-8")
+            write_text(output, render(table, form))
         print(output)
 
 

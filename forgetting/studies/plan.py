@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from forgetting.artifacts import complete_or_absent
+from forgetting.artifacts import write_text
 from forgetting.errors import UserError
 from forgetting.evaluation.naming import base_folder
 from forgetting.evaluation.suite import suite_path
@@ -182,8 +182,7 @@ def write_inline(study: Study, config: dict[str, Any], root: Path) -> Path:
         text += yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         file = folder / f"{name}.yaml"
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
-            with complete_or_absent(file) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            write_text(file, text)
     return folder
 
 
