@@ -100,6 +100,7 @@ def turn(role: str, content: Any) -> dict[str, Any]:
         ({"m": [turn("user", ["parts"])]}, {"messages": "m"}, "malformed messages"),
         ({"m": [turn("user", [{"type": "image", "url": "u"}])]}, {"messages": "m"}, "content that is not text"),
         ({"m": [turn("user", [{"type": "text", "text": 3}])]}, {"messages": "m"}, "content that is not text"),
+        ({"m": [turn("user", [{"type": "thinking", "text": "t"}])]}, {"messages": "m"}, "content that is not text"),
         ({"m": "3"}, {"messages": "m"}, "malformed messages"),
         ({"m": "null"}, {"messages": "m"}, "malformed messages"),
         ({"m": "[" * 100_000}, {"messages": "m"}, "malformed messages"),

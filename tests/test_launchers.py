@@ -69,6 +69,7 @@ def test_two_ranks_terminated_in_the_middle_resume_to_the_bytes_of_an_uninterrup
     options = [*FIT, *ranks, f"--data.num_workers={workers}", "--run.checkpoint_every_n_steps=100"]
     ((status, said),) = finish(start(*options))
     assert status == 0, said[-3000:]
+    assert said.count("trained in ") == 1  # the first rank alone says it
     whole, rows = adapter_bytes(), metrics()
     assert len(rows) == STEPS
     shutil.rmtree(RUN)

@@ -52,6 +52,13 @@ def test_score_counts_examples_inside_a_shard(scored_work, every_line, capsys):
     assert capsys.readouterr().out.rstrip().endswith(f"next: python -m forgetting fit --config {METHOD}")
 
 
+def test_a_bar_of_the_users_own_is_left_alone(scored_work, every_line, capsys):
+    main([*FIT, WANTED, "--trainer.callbacks=TQDMProgressBar"])
+    said = capsys.readouterr().out
+    assert "Epoch 1" in said
+    assert "positive nll" not in said
+
+
 def test_nothing_is_said_before_it_is_due_nor_where_it_is_not_wanted(scored_work, monkeypatch, capsys):
     main([*FIT, WANTED])  # over in less than half a minute
     assert "step " not in capsys.readouterr().out.replace("optimizer step", "").replace("per step", "")
