@@ -104,8 +104,8 @@ def test_the_sweep_of_table_9_runs_its_grid() -> None:
 @pytest.mark.parametrize("spec", [spec for spec in TABLES.values() if spec.suite], ids=lambda spec: spec.name)
 def test_a_table_s_columns_are_its_suite_s(spec: Study) -> None:
     assert spec.suite is not None
-    if suite_path(spec.suite).is_file() and spec.column_names != ("AVG",):
-        assert (*load_suite(spec.suite).columns, "AVG") == spec.column_names
+    if suite_path(spec.suite).is_file() and spec.column_names != ("AVG",):  # the lab's is there once it has run
+        assert (*load_suite(spec.suite).columns, "AVG") == tuple(c.name for c in spec.columns if c.kind == "suite")
 
 
 def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
