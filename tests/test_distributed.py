@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 import torch.distributed
 from conftest import write_backbone
 from safetensors.torch import load_file
-from small_experiment import in_process
+from small_experiment import LAUNCHERS, free_port, in_process, on_ranks
 from torch.distributed.device_mesh import init_device_mesh
 
 from forgetting.method.store import ScoreStore
@@ -62,23 +61,15 @@ def write_experiments(folder: Path) -> Path:
 
 def environment(**more: str) -> dict[str, str]:
     """Ours, without what an outer launcher may have left in it."""
-    launcher = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE"}
-    kept = {name: value for name, value in os.environ.items() if name not in launcher}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
     return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
 
 
-def forgetting(folder: Path, *arguments: str) -> str:
-    """The real command line, in a process of its own."""
-    command = [sys.executable, "-m", "forgetting", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return opened.getsockname()[1]
+def forgetting(folder: Path, *arguments: str, ranks: int = 2) -> str:
+    """What the first of several ranks prints."""
+    ended = on_ranks(arguments, ranks, folder)
+    assert [status for status, _ in ended] == [0] * ranks, "\n".join(output[-3000:] for _, output in ended)
+    return ended[0][1]
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +135,7 @@ def test_ddp_on_two_ranks_ends_where_one_process_ends(alone, tmp_path):
 def test_two_nodes_of_one_process_end_where_one_process_ends(alone, tmp_path):
     """torchrun as docs/distributed.md has it, with two 'nodes' on this machine."""
     folder, port = write_experiments(tmp_path), free_port()
-    nodes = ["--nnodes", "2", "--nproc_per_node", "1", "--master_addr", "127.0.0.1", "--master_port", str(port)]
+    nodes = ["--nnodes", "2", "--nproc_per_node", "1", "--master_addr", "127.0.0.1", "--master_port", port]
     fit = ["-m", "forgetting", "fit", "--config", REFERENCE, "--trainer.num_nodes", "2", "--trainer.strategy", "ddp"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", *nodes]
     processes = [
@@ -161,18 +152,18 @@ def test_two_nodes_of_one_process_end_where_one_process_ends(alone, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_ranks", ["1", "2"])
+@pytest.mark.parametrize("num_ranks", [1, 2])
 def test_sharding_through_the_trainer_ends_where_one_process_ends(alone, tmp_path, num_ranks):
     folder = write_experiments(tmp_path)
-    sharded = ["--trainer.devices", num_ranks, "--trainer.strategy", "sharded"]
+    sharded = ["--trainer.devices", str(num_ranks), "--trainer.strategy", "sharded"]
     every_step = ["--run.checkpoint_every_n_steps", "1"]
-    forgetting(folder, "fit", "--config", REFERENCE, *sharded, *every_step)
+    forgetting(folder, "fit", "--config", REFERENCE, *sharded, *every_step, ranks=num_ranks)
     assert_same_adapter(folder, alone, "reference")
     # A run whose adapter was not written yet goes on from its checkpoint.
     shutil.rmtree(folder / "runs/tiny/reference/seed-0/adapter")
-    assert "resuming from" in forgetting(folder, "fit", "--config", REFERENCE, *sharded, *every_step)
+    assert "resuming from" in forgetting(folder, "fit", "--config", REFERENCE, *sharded, *every_step, ranks=num_ranks)
     assert_same_adapter(folder, alone, "reference")
-    forgetting(folder, "score", "--config", REFERENCE, *sharded)
+    forgetting(folder, "score", "--config", REFERENCE, *sharded, ranks=num_ranks)
     assert_same_scores(folder, alone)
 
 
@@ -180,14 +171,15 @@ def test_sharding_through_the_trainer_ends_where_one_process_ends(alone, tmp_pat
 def test_ranks_that_would_each_train_alone_are_refused(tmp_path):
     folder = write_experiments(tmp_path)
     strategy = "lightning.pytorch.strategies.ModelParallelStrategy"  # tensor parallel within a node, unless told
-    command = [
-        sys.executable, "-m", "forgetting", "fit", "--config", REFERENCE, "--trainer.devices", "2",
-        "--trainer.strategy", strategy, "--trainer.strategy.save_distributed_checkpoint", "false",
+    arguments = [
+        "fit", "--config", REFERENCE, "--trainer.devices", "2", "--trainer.strategy", strategy,
+        "--trainer.strategy.save_distributed_checkpoint", "false",
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=500)
-    assert done.returncode == 2, done.stderr[-3000:]
-    assert "tensor_parallel_size is 2" in done.stderr
-    assert "--trainer.strategy sharded" in done.stderr
+    for status, said in on_ranks(arguments, 2, folder):
+        assert status == 70, said[-3000:]
+        assert "UserError" in said
+        assert "tensor_parallel_size is 2" in said
+        assert "--trainer.strategy sharded" in said
     assert not (folder / "runs/tiny/reference/seed-0/adapter").exists()
 
 
@@ -207,7 +199,7 @@ def batch(rank: int) -> MicroBatch:
     return pad(sequences if rank < 2 else [])
 
 
-def compare_sharded_with_whole(rank: int, num_ranks: int, port: int, folder: Path) -> None:
+def compare_sharded_with_whole(rank: int, num_ranks: int, port: str, folder: Path) -> None:
     """In each rank: nll of its own batch, and the gradient averaged over ranks, sharded and not."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=num_ranks)
@@ -228,4 +220,5 @@ def compare_sharded_with_whole(rank: int, num_ranks: int, port: int, folder: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_a_sharded_model_computes_what_the_whole_one_computes(tiny_llama, num_ranks):
-    torch.multiprocessing.spawn(compare_sharded_with_whole, (num_ranks, free_port(), tiny_llama), num_ranks)
+    arguments = (num_ranks, free_port(), tiny_llama)
+    torch.multiprocessing.start_processes(compare_sharded_with_whole, arguments, num_ranks, start_method="fork")

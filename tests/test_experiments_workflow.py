@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from conftest import write_backbone
 from small_suite import write_suite
 
-from forgetting.studies.jobs import Key
+from forgetting.cli import main
 from forgetting.studies.plan import Plan
 from forgetting.studies.results import RunFolders
 from forgetting.studies.spec_file import load_study
@@ -22,6 +23,7 @@ from forgetting.studies.spec_file import load_study
 pytest.importorskip("snakemake", reason="Snakemake is in the extra `experiments`")
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parent.parent
+FORMS = ("md", "tex", "csv", "html")
 
 RUN = """
 run: {{checkpoint_every_n_steps: 1}}
@@ -99,9 +101,11 @@ def write_work(folder: Path, num_train: int) -> None:
     write_backbone(folder / "backbone")
 
 
-def snakemake(folder: Path, *arguments: str, target: str = "small", **variables: str) -> subprocess.Popen[str]:
+def snakemake(
+    folder: Path, *arguments: str, targets: Sequence[str] = ("small",), **variables: str
+) -> subprocess.Popen[str]:
     start = [sys.executable, "-m", "snakemake", "-s", "experiments/Snakefile"]
-    command = [*start, "-c", "1", target, *([] if "--config" in arguments else ["--config", "seeds=1"])]
+    command = [*start, "-c", "1", *targets, *([] if "--config" in arguments else ["--config", "seeds=1"])]
     environment = (
         os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""} | variables
     )
@@ -115,13 +119,36 @@ def finish(process: subprocess.Popen[str]) -> str:
     return said
 
 
-def test_a_killed_table_is_resumed_to_the_same_numbers(tmp_path: Path) -> None:
+def declare_done(folder: Path) -> None:
+    """Tell Snakemake that the scores are there, and what they are made from."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        plan = Plan(load_study(Path("experiments/tables/small.yaml")), RunFolders())
+        for stage, name in plan.jobs:
+            if stage in ("prepare", "reference", "score"):
+                file = Path(f"runs/.done/{stage}/{name}.done")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.touch()
+
+
+def without_snakemake(folder: Path) -> None:
+    """All of the table's runs by `table --run`, and its files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        study = ["table", "experiments/tables/small.yaml"]
+        main([*study, "--seeds", "1", "--run"])
+        files = [f"runs/tables/small.{form}" for form in FORMS]
+        main([*study, "--protocol", "corrected", "--runs", "runs", "--output", *files])  # as the page quotes it
+
+
+def test_a_killed_table_is_resumed_to_the_numbers_of_the_command(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     write_work(whole, num_train=120)
-    finish(snakemake(whole))
+    without_snakemake(whole)
     shutil.copytree(whole, killed)  # with corpus, reference and store
-    for made in ("runs/tiny/forgetting", "runs/.done/fit", "runs/.done/evaluate", "runs/tables"):
+    for made in ("runs/tiny/forgetting", "runs/tables"):
         shutil.rmtree(killed / made)
+    declare_done(killed)
 
     process = snakemake(killed)
     checkpoint = killed / "runs/tiny/forgetting/seed-0/checkpoints/last.ckpt"
@@ -143,15 +170,13 @@ def test_a_killed_table_is_resumed_to_the_same_numbers(tmp_path: Path) -> None:
     assert "resuming from" in log
     weights = "runs/tiny/forgetting/seed-0/adapter/adapter_model.safetensors"
     assert (whole / weights).read_bytes() == (killed / weights).read_bytes()
-    for form in ("md", "csv", "tex", "html"):
+    for form in FORMS:
         assert (whole / f"runs/tables/small.{form}").read_text() == (killed / f"runs/tables/small.{form}").read_text()
 
-    said = finish(snakemake(killed))
+    said = finish(snakemake(killed, targets=("small", "counts", "times")))
     assert "Nothing is left." in said
-    assert "1 of 1 steps (100%) done" in said  # the table itself
-    finish(snakemake(killed, target="counts"))
+    assert "3 of 3 steps (100%) done" in said  # the tables themselves
     assert "| Made | ours       |     120 |  100.00 |" in (killed / "runs/tables/counts.md").read_text()
-    finish(snakemake(killed, target="times"))
     rows = csv.DictReader((killed / "runs/tables/times.csv").read_text().splitlines())
     shown = {row["row"]: 60 * float(row["ours"]) for row in rows}
     reference, training = (json.loads((killed / f"runs/tiny/{name}/seed-0/cost.json").read_text())
@@ -199,14 +224,6 @@ def test_a_rule_that_slurm_starts_as_one_task_runs_on_all_its_devices(tmp_path: 
     assert "| Forgetting |" in (work / "my runs/tables/small.md").read_text()
 
 
-def jobs_before_fit(folder: Path) -> list[Key]:
-    """Keys of the jobs that make the scores."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        plan = Plan(load_study(Path("experiments/tables/small.yaml")), RunFolders())
-        return [key for key in plan.jobs if key[0] in ("prepare", "reference", "score")]
-
-
 def test_the_slurm_profile_submits_a_job_with_its_resources(tmp_path: Path) -> None:
     pytest.importorskip("snakemake_executor_plugin_slurm", reason="the plugin is in the extra `experiments`")
     write_work(tmp_path, num_train=20)
@@ -218,10 +235,7 @@ def test_the_slurm_profile_submits_a_job_with_its_resources(tmp_path: Path) -> N
     }.items():  # fmt: skip
         (tools / name).write_text(f"#!/bin/sh\n{script}\n")
         (tools / name).chmod(0o755)
-    for stage, name in jobs_before_fit(tmp_path):
-        file = tmp_path / f"runs/.done/{stage}/{name}.done"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
+    declare_done(tmp_path)
     arguments = ["--profile", "experiments/profiles/slurm", "--until", "fit", "--retries", "0", "--jobs", "1"]
     process = snakemake(tmp_path, *arguments, PATH=f"{tools}:{os.environ['PATH']}")
     said, _ = process.communicate(timeout=600)

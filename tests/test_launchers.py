@@ -3,14 +3,28 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from small_experiment import METHOD, REFERENCE, RUN, STEPS, adapter_bytes, in_process, metrics, signal_at
+from small_experiment import (
+    LAUNCHERS,
+    METHOD,
+    REFERENCE,
+    RUN,
+    STEPS,
+    Forked,
+    adapter_bytes,
+    finish,
+    free_port,
+    in_process,
+    metrics,
+    on_ranks,
+    signal_at,
+)
 
 from forgetting.cli import main
 from forgetting.errors import UserError
@@ -20,7 +34,6 @@ pytestmark = pytest.mark.slow
 FIT = ["fit", "--config", METHOD]
 DDP = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 SHARDED = ["--trainer.devices=2", "--trainer.strategy=sharded"]
-LAUNCHERS = ("SLURM_", "MASTER_", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE", "TORCHELASTIC", "GROUP_")
 
 
 @pytest.fixture
@@ -28,59 +41,53 @@ def work(scored_work: Path) -> Path:
     return scored_work
 
 
-def environment(**more: str) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Ours, without what an outer launcher may have left in it; the tests' callbacks can be imported."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
     here = str(Path(__file__).parent)
     path = os.pathsep.join([here, *filter(None, [kept.get("PYTHONPATH")])])
-    return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path, **more}
+    return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
 
 
-def start(*arguments: str, **variables: str) -> subprocess.Popen[str]:
-    """The real command line, in a process of its own."""
+def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
+    """The real command line, which starts the other ranks itself."""
     command = [sys.executable, "-m", "forgetting", *arguments]
-    return subprocess.Popen(
-        command, env=environment(**variables), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    return subprocess.Popen(command, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def finish(*processes: subprocess.Popen[str]) -> list[tuple[int, str]]:
-    """Status and output of each; none may hang."""
-    ended = []
-    for process in processes:
-        try:
-            output, _ = process.communicate(timeout=150)
-        except subprocess.TimeoutExpired:
-            for other in processes:
-                other.kill()
-            raise
-        ended.append((process.returncode, output))
-    return ended
+def started_by_us(arguments: Sequence[str]) -> tuple[int, str]:
+    """Status and output of the real command line and its ranks."""
+    process = start(arguments)
+    try:
+        output, _ = process.communicate(timeout=150)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process.returncode, output
 
 
-def free_port() -> str:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return str(opened.getsockname()[1])
+def started_by_a_launcher(arguments: Sequence[str]) -> tuple[int, str]:
+    """Status and output of the first of two ranks."""
+    return on_ranks(arguments, 2)[0]
 
 
-@pytest.mark.parametrize(("ranks", "workers"), [(DDP, "1"), (SHARDED, "1")])
-def test_two_ranks_terminated_in_the_middle_resume_to_the_bytes_of_an_uninterrupted_run(work, ranks, workers):
-    options = [*FIT, *ranks, f"--data.num_workers={workers}", "--run.checkpoint_every_n_steps=100"]
-    ((status, said),) = finish(start(*options))
+@pytest.mark.parametrize(("launch", "ranks"), [(started_by_us, DDP), (started_by_a_launcher, SHARDED)])
+def test_two_ranks_terminated_in_the_middle_resume_to_the_bytes_of_an_uninterrupted_run(work, launch, ranks):
+    options = [*FIT, *ranks, "--data.num_workers=1", "--run.checkpoint_every_n_steps=100"]
+    status, said = started_by_a_launcher(options)
     assert status == 0, said[-3000:]
-    assert said.count("trained in ") == 1  # the first rank alone says it
     whole, rows = adapter_bytes(), metrics()
     assert len(rows) == STEPS
     shutil.rmtree(RUN)
     # Only one rank gets the signal, and it is not the first.
-    ((status, said),) = finish(start(*options, *signal_at(number=int(signal.SIGTERM), step=5, rank=1)))
+    status, said = launch([*options, *signal_at(number=int(signal.SIGTERM), step=5, rank=1)])
     assert status != 0, said[-3000:]
     assert steps_in_checkpoint(RUN / "checkpoints/last.ckpt") == 5
     assert not (RUN / "adapter").exists()
-    ((status, said),) = finish(start(*options))
+    status, said = launch(options)
     assert status == 0, said[-3000:]
     assert "resuming from" in said
+    assert said.count("trained in ") == 1  # the first rank alone says it
     assert adapter_bytes() == whole
     assert metrics() == rows
 
@@ -92,7 +99,7 @@ def children(process: int) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads Linux's /proc")
 def test_a_rank_does_not_outlive_the_process_that_started_it(work):
     """Killed before the ranks have found each other, where the other one waits for it."""
-    process = start(*FIT, *DDP)
+    process = start([*FIT, *DDP])
     deadline = time.monotonic() + 120
     while not (started := children(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -135,10 +142,8 @@ def test_a_slurm_job_of_two_tasks_is_signaled_and_submitted_again(work):
 
     def job(*more: str) -> list[tuple[int, str]]:
         port = free_port()
-        tasks = [
-            start(*options, *more, **slurm(rank, 2, SLURM_NTASKS_PER_NODE="2", MASTER_PORT=port)) for rank in range(2)
-        ]
-        return finish(*tasks)
+        tasks = [slurm(rank, 2, SLURM_NTASKS_PER_NODE="2", MASTER_PORT=port) for rank in range(2)]
+        return finish(*(Forked([*options, *more], keep_output=True, **task) for task in tasks))
 
     for number, step in ((signal.SIGUSR1, 4), (signal.SIGTERM, 9)):
         ended = job(*signal_at(number=int(number), step=step, rank=1))
