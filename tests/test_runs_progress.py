@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from small_experiment import METHOD, REFERENCE, RUN, STEPS
 
+from forgetting import progress
 from forgetting.cli import main
-from forgetting.runs import progress
-from forgetting.runs.progress import duration
+from forgetting.progress import duration
 
 FIT, SCORES = ["fit", "--config", METHOD], Path("runs/tiny/reference/seed-0/scores")
 WANTED = "--trainer.enable_progress_bar=null"
@@ -50,6 +50,16 @@ def test_score_counts_examples_inside_a_shard(scored_work, every_line, capsys):
     Path("experiments/tiny/a-study.yaml").write_text("title: none of these\n")
     main(["score", "--config", REFERENCE])
     assert capsys.readouterr().out.rstrip().endswith(f"next: python -m forgetting fit --config {METHOD}")
+
+
+def test_prepare_counts_rows_and_examples(scored_work, every_line, capsys):
+    shutil.rmtree("corpora")
+    main(["prepare", "--config", METHOD])
+    said = capsys.readouterr().out
+    assert re.findall(r"^(\d+) rows of made read$", said, re.MULTILINE) == [str(number) for number in range(1, 81)]
+    for split, total in (("train", 40), ("reference", 16), ("validation", 8)):
+        done = re.findall(rf"^(\d+) of {total} examples of {split} in tokens, about \d+ s left$", said, re.MULTILINE)
+        assert done == [str(number) for number in range(1, total + 1)]
 
 
 def test_a_bar_of_the_users_own_is_left_alone(scored_work, every_line, capsys):

@@ -18,6 +18,7 @@ from forgetting.corpus.messages import Converter
 from forgetting.corpus.pool import Examples
 from forgetting.corpus.trees import trees_of
 from forgetting.errors import UserError
+from forgetting.progress import progress
 
 NOT_IDENTITY = ("path", "revision", "split", "config", "format", "unused_columns")
 
@@ -132,24 +133,26 @@ def read_source(resolved: ResolvedSource, seed: int) -> LoadedSource:
     dropped: dict[str, Counter[str]] = defaultdict(Counter)
     unmapped: Counter[str] = Counter()
     examples, num_rows = Examples(), 0
-    for where, columns, rows in _tables(resolved):
-        converter = Converter(source, columns, where, dropped, unmapped)
-        start = num_rows
+    with progress(f"rows of {source.name} read") as advance:
+        for where, columns, rows in _tables(resolved):
+            converter = Converter(source, columns, where, dropped, unmapped)
+            start = num_rows
 
-        def counted(rows: Iterator[dict[str, Any]] = rows) -> Iterator[dict[str, Any]]:
-            nonlocal num_rows
-            for row in rows:
-                num_rows += 1
-                yield row
+            def counted(rows: Iterator[dict[str, Any]] = rows) -> Iterator[dict[str, Any]]:
+                nonlocal num_rows
+                for row in rows:
+                    num_rows += 1
+                    advance(1)
+                    yield row
 
-        numbered: Iterator[tuple[int, dict[str, Any]]] = (
-            trees_of(counted(), "parent_id", dropped[source.name])
-            if source.tree == "parent_id"
-            else enumerate(counted())
-        )
-        for number, row in numbered:
-            for example in converter.convert(row, start + number):
-                examples.append(example)
+            numbered: Iterator[tuple[int, dict[str, Any]]] = (
+                trees_of(counted(), "parent_id", dropped[source.name])
+                if source.tree == "parent_id"
+                else enumerate(counted())
+            )
+            for number, row in numbered:
+                for example in converter.convert(row, start + number):
+                    examples.append(example)
     for file, sha256 in zip(resolved.files or [], resolved.hashes, strict=True):
         if hash_file(file) != sha256:
             raise UserError(f"Source {source.name!r}: {file} changed while it was read. Run the command again.")

@@ -18,6 +18,7 @@ from forgetting.corpus.noise import NoiseSpan, mark_noise
 from forgetting.corpus.prepare import Corpus
 from forgetting.corpus.templates import Template, template_for
 from forgetting.errors import UserError
+from forgetting.progress import progress
 
 FORMAT = 3
 BATCH = 1000
@@ -181,19 +182,21 @@ def _write_split(
     lengths, num_targets, rows = [0], [], []
     by_source = {key: Counter[str]() for key in ("without_target", "truncated", "forged_headers")}
     encoded = _encoded(folder.name, split, encoder, template, max_length, kinds or [])
-    for row, source, example, length, has_forged_header in encoded:
-        targets = int(example.response_mask.sum())
-        by_source["without_target"][source] += targets == 0
-        by_source["truncated"][source] += length > max_length
-        by_source["forged_headers"][source] += has_forged_header
-        if targets == 0:
-            continue
-        ids.append(example.input_ids)
-        masks.append(example.response_mask)
-        noise.append(example.noise[example.response_mask])
-        lengths.append(len(example.input_ids))
-        num_targets.append(targets)
-        rows.append(row)
+    with progress(f"examples of {folder.name} in tokens", len(split)) as advance:
+        for row, source, example, length, has_forged_header in encoded:
+            advance(1)
+            targets = int(example.response_mask.sum())
+            by_source["without_target"][source] += targets == 0
+            by_source["truncated"][source] += length > max_length
+            by_source["forged_headers"][source] += has_forged_header
+            if targets == 0:
+                continue
+            ids.append(example.input_ids)
+            masks.append(example.response_mask)
+            noise.append(example.noise[example.response_mask])
+            lengths.append(len(example.input_ids))
+            num_targets.append(targets)
+            rows.append(row)
     if len(split) and not rows:
         raise UserError(
             f"No example of {folder.name} has a response token within max_length {max_length}. Raise data.max_length."

@@ -1,6 +1,5 @@
 """What a command says while it runs where there is no terminal: a plain line every half minute."""
 
-import time
 from typing import Any
 
 import lightning
@@ -10,9 +9,7 @@ from torch.utils.hooks import RemovableHandle
 
 from forgetting.method.module import FineTuner
 from forgetting.method.scoring import ScoringData
-
-SECONDS = 30.0
-"""Between two lines, at least."""
+from forgetting.progress import Clock
 
 
 class PlainProgress(Callback):
@@ -23,25 +20,10 @@ class PlainProgress(Callback):
     """
 
     def __init__(self) -> None:
-        self._said = self._start = 0.0
+        self._clock = Clock()
         self._first = 0  # steps that were done when this launch began
         self._passed = 0  # sequences that went through a model
         self._hook: RemovableHandle | None = None
-
-    def _begin(self) -> None:
-        self._said = self._start = time.perf_counter()
-
-    def _is_due(self) -> bool:
-        now = time.perf_counter()
-        due = now - self._said >= SECONDS
-        self._said = now if due else self._said
-        return due
-
-    def _left(self, done: int, total: int) -> str:
-        """The time that is left, if the rest goes as what was done in this launch."""
-        if not done:
-            return ""
-        return f", about {duration((time.perf_counter() - self._start) / done * (total - done))} left"
 
     @rank_zero_only
     def _say(self, text: str) -> None:
@@ -52,30 +34,25 @@ class PlainProgress(Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """The checkpoint, if any, is restored by now."""
         self._first = trainer.global_step
-        self._begin()
+        self._clock = Clock()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:  # fmt: skip
         """A step is done."""
-        if self._is_due():
+        if self._clock.is_due():
             done, total = trainer.global_step, pl_module.total_steps
             parts = [f"step {done:,} of {total:,}", *described(trainer.callback_metrics)]
-            self._say(", ".join(parts) + self._left(done - self._first, total - self._first))
+            self._say(", ".join(parts) + self._clock.left(done - self._first, total - self._first))
 
     # --- validate, and validation in fit -----------------------------------------------------------------------------
-
-    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """The clock starts where nothing was trained before."""
-        if not self._start:
-            self._begin()
 
     def on_validation_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         """A held-out batch is done."""
-        if self._is_due():
+        if self._clock.is_due():
             self._say(f"held-out batch {batch_idx + 1:,} of {sum(map(int, trainer.num_val_batches)):,}")
 
     # --- score -------------------------------------------------------------------------------------------------------
@@ -87,13 +64,13 @@ class PlainProgress(Callback):
         assert isinstance(scoring, ScoringData)
         total = 2 * sum(shard.last - shard.first for shard in scoring.pending)
         self._passed = 0
-        self._begin()
+        self._clock = Clock()
 
         def count(module: Any, inputs: tuple[Any, ...], output: Any) -> None:
             self._passed += trainer.world_size * len(inputs[0].input_ids)
-            if self._is_due():
+            if self._clock.is_due():
                 done = min(self._passed, total)
-                self._say(f"{done // 2:,} of {total // 2:,} examples scored{self._left(done, total)}")
+                self._say(f"{done // 2:,} of {total // 2:,} examples scored{self._clock.left(done, total)}")
 
         self._hook = pl_module.language_model.register_forward_hook(count)
 
@@ -119,11 +96,3 @@ def described(metrics: dict[str, Any]) -> list[str]:
         "tokens_per_second": "{:,.0f} tokens/s",
     }  # fmt: skip
     return [form.format(float(metrics[f"train/{name}"])) for name, form in forms.items() if f"train/{name}" in metrics]
-
-
-def duration(seconds: float) -> str:
-    """A time in the unit that suits it: `40 s`, `12 min`, `3 h 05 min`."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

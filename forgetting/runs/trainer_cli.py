@@ -22,11 +22,12 @@ from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
 from forgetting.method.objectives import MeanNLL  # objectives can then be named without their module
 from forgetting.model.adapter_folder import refuse_damaged_adapter
+from forgetting.progress import duration
 from forgetting.runs.checkpoints import ResumePoint
 from forgetting.runs.cost import Cost
 from forgetting.runs.loggers import MetricsFile, wandb_logger
 from forgetting.runs.naming import Naming
-from forgetting.runs.progress import PlainProgress, duration
+from forgetting.runs.progress import PlainProgress
 from forgetting.runs.provenance import InputCheck
 from forgetting.runs.records import RunRecord
 from forgetting.runs.refusals import refuse_settings
