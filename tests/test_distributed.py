@@ -13,8 +13,8 @@ import pytest
 import torch
 import torch.distributed
 from conftest import write_backbone
+from processes import LAUNCHERS, free_port, in_process, on_ranks
 from safetensors.torch import load_file
-from small_experiment import LAUNCHERS, free_port, in_process, on_ranks
 from torch.distributed.device_mesh import init_device_mesh
 
 from forgetting.method.store import ScoreStore

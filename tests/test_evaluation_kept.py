@@ -1,10 +1,7 @@
 """What an evaluation keeps, what it runs again, and what it never throws away."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +9,12 @@ from typing import Any
 import pytest
 import yaml
 from evaluation_files import write_bigram_model, write_lines, write_local_tasks, write_suite
+from processes import Forked, finish, in_process
 from test_evaluation_run import write_run
 
 from forgetting.artifacts import read_json
 from forgetting.cli import main
 from forgetting.errors import UserError
-
-ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +93,10 @@ def test_whatever_fails_and_is_killed_nothing_finished_is_run_again(
     names, script = ["first", "second", "third"], tmp_path / "script.py"
     suite = write_suite(tmp_path / "suite.yaml", names, write_fragile(tmp_path / "tasks", names, script))
     run = write_run(tmp_path / "run", base)
-    command = [sys.executable, "-m", "forgetting", "evaluate", str(run), "--suite", str(suite), "--device", "cpu"]
+    command = ["evaluate", str(run), "--suite", str(suite), "--device", "cpu"]
     for text in (failing("first") + deadly("third"), deadly("third")):
         script.write_text(text)
-        killed = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert in_process(command) == -signal.SIGKILL
     script.unlink()
     evaluate(run, suite)
     assert kept(capsys) == ["first", "second"]
@@ -282,10 +277,9 @@ def test_two_evaluations_of_one_run_at_once_both_end_right(tmp_path: Path, base:
     names = ["first", "second", "third"]
     tasks = write_local_tasks(tmp_path / "tasks", names)
     suite, run = write_suite(tmp_path / "suite.yaml", names, tasks), write_run(tmp_path / "run", base)
-    command = [sys.executable, "-m", "forgetting", "evaluate", str(run), "--suite", str(suite), "--device", "cpu"]
-    both = [subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=ENVIRONMENT) for _ in range(2)]
-    errors = [process.communicate()[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], errors
+    command = ["evaluate", str(run), "--suite", str(suite), "--device", "cpu"]
+    ended = finish(*(Forked(command, keep_output=True) for _ in range(2)))
+    assert [status for status, _ in ended] == [0, 0], ended
     together = results(run)["suite"]
     evaluate(run, suite, "--output", str(tmp_path / "alone"))
     assert together["columns"] == results(tmp_path / "alone")["suite"]["columns"]

@@ -13,6 +13,7 @@ import yaml
 from conftest import write_backbone
 from evaluation_files import results_file, task_records, write_bigram_model, write_local_tasks
 from peft import LoraConfig, get_peft_model
+from processes import Forked, in_process
 from transformers import AutoModelForCausalLM
 
 from forgetting.errors import UserError
@@ -238,21 +239,13 @@ def test_killed_in_the_third_of_five_tasks_and_started_again(tmp_path: Path, bas
     del third["doc_to_text"]
     (tasks / "third.yaml").write_text(yaml.safe_dump(third) + "doc_to_text: !function deadly.text\n")
     run = write_run(tmp_path / "run", base)
-    command = [str(run), "--tasks", *FIVE, "--include-path", str(tasks), "--batch-size", "4"]
+    command = ["evaluate", str(run), "--tasks", *FIVE, "--include-path", str(tasks), "--batch-size", "4"]
 
-    def launch() -> subprocess.CompletedProcess[str]:
-        code = f"from forgetting.evaluation.command import evaluate_command; evaluate_command({command!r})"
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
-        )
-
-    killed = launch()
-    assert killed.returncode == -signal.SIGKILL
+    assert in_process(command) == -signal.SIGKILL
     assert not list(run.glob("results.*"))
-    second = launch()
-    assert second.returncode == 0, second.stderr
-    kept = [line.split()[1] for line in second.stdout.splitlines() if line.endswith("(kept)")]
+    status, said = Forked(command, keep_output=True).finish()
+    assert status == 0, said
+    kept = [line.split()[1] for line in said.splitlines() if line.endswith("(kept)")]
     assert kept == ["first:", "second:"]
     resumed = json.loads(results_file(run).read_text())
     uninterrupted = evaluate(run, tasks, "--fresh")

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_experiment import METHOD, adapter_bytes, in_process, signal_at
+from processes import in_process
+from small_experiment import METHOD, adapter_bytes, signal_at
 from torch.nn.functional import logsigmoid
 
 from forgetting.cli import main

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import in_process
 from safetensors.torch import load_file, save_file
-from small_experiment import METHOD, REFERENCE, RUN, adapter_bytes, in_process, signal_at
+from small_experiment import METHOD, REFERENCE, RUN, adapter_bytes, signal_at
 
 from forgetting.cli import main
 from forgetting.errors import UserError

@@ -10,21 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from small_experiment import (
-    LAUNCHERS,
-    METHOD,
-    REFERENCE,
-    RUN,
-    STEPS,
-    Forked,
-    adapter_bytes,
-    finish,
-    free_port,
-    in_process,
-    metrics,
-    on_ranks,
-    signal_at,
-)
+from processes import LAUNCHERS, Forked, finish, free_port, in_process, on_ranks
+from small_experiment import METHOD, REFERENCE, RUN, STEPS, adapter_bytes, metrics, signal_at
 
 from forgetting.cli import main
 from forgetting.errors import UserError

@@ -2,10 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 import yaml
 from conftest import write_backbone
 from peft import PeftModel
+from processes import Forked
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -174,14 +174,13 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(work):
     whole = adapter("runs/tiny/forgetting/seed-0")
     rows = metrics("tiny/forgetting")
     shutil.rmtree("runs/tiny/forgetting")
-    command = [sys.executable, "-m", "forgetting", "fit", "--config", "experiments/tiny/forgetting.yaml"]
     checkpoint = Path("runs/tiny/forgetting/seed-0/checkpoints/last.ckpt")
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = Forked(["fit", "--config", "experiments/tiny/forgetting.yaml"])
     while not checkpoint.is_file():
         time.sleep(0.001)
-        assert process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+        assert process.is_running()
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.finish()[0] == -signal.SIGKILL
     assert not Path("runs/tiny/forgetting/seed-0/adapter").exists(), "the run was over before it could be killed"
     done = torch.load(checkpoint, weights_only=True)["global_step"]
     assert 0 < done < 7
@@ -280,13 +279,12 @@ def test_a_run_that_ends_early_says_so_and_goes_on(work):
 
 @pytest.mark.slow
 def test_a_terminated_run_fails(work):
-    command = [sys.executable, "-m", "forgetting", "fit", "--config", "experiments/tiny/full.yaml"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = Forked(["fit", "--config", "experiments/tiny/full.yaml"])
     while not Path("runs/tiny/full/seed-0/checkpoints/last.ckpt").is_file():
         time.sleep(0.001)
-        assert process.poll() is None
-    process.terminate()
-    assert process.wait() == 128 + signal.SIGTERM
+        assert process.is_running()
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.finish()[0] == 128 + signal.SIGTERM
     fit("full")
 
 

@@ -7,16 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_experiment import (
-    METHOD,
-    REFERENCE,
-    RUN,
-    STEPS,
-    adapter_bytes,
-    in_process,
-    metrics,
-    signal_at,
-)
+from processes import in_process
+from small_experiment import METHOD, REFERENCE, RUN, STEPS, adapter_bytes, metrics, signal_at
 
 from forgetting.cli import main
 from forgetting.errors import UserError

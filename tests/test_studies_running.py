@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 from conftest import write_backbone
-from small_experiment import adapter_bytes, in_process
+from processes import in_process
+from small_experiment import adapter_bytes
 from small_suite import write_suite
 from torch._subclasses.fake_tensor import FakeTensor
 
