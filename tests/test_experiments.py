@@ -226,8 +226,8 @@ def holds(spec: Study, stated: Stated) -> bool:
     [(spec, stated) for spec in TABLES.values() for stated in spec.stated],
     ids=lambda one: one.name if isinstance(one, Study) else f"{one.where}-{one.value}",
 )
-def test_what_the_text_states_holds_or_is_listed_as_a_slip(spec: Study, stated: Stated) -> None:
-    assert holds(spec, stated) == (stated.slip is None)
+def test_what_the_text_states_holds_or_is_listed_as_an_erratum(spec: Study, stated: Stated) -> None:
+    assert holds(spec, stated) == (stated.erratum is None)
 
 
 def test_the_page_of_errata_lists_what_the_tables_note() -> None:

@@ -118,7 +118,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Stated:
-    """A number that the paper's text states about its own table; `slip` says what is wrong where the two differ."""
+    """A number that the paper's text states about its own table; `erratum` says what is wrong where the two differ."""
 
     where: str
     value: float
@@ -126,7 +126,7 @@ class Stated:
     row: str
     over: str | None = None
     column: str = AVERAGE
-    slip: str | None = None
+    erratum: str | None = None
 
 
 @dataclass(frozen=True)
@@ -225,4 +225,4 @@ class Study:
 
     def footnotes(self) -> list[str]:
         """Notes, and the paper's errata about this table."""
-        return [*self.notes, *(stated.slip for stated in self.stated if stated.slip)]
+        return [*self.notes, *(stated.erratum for stated in self.stated if stated.erratum)]
