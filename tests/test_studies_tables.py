@@ -44,7 +44,8 @@ groups:
       - {name: Ours alone, run: t/alone, at: {ρ: 0.9}}
     compare: [["Forgetting *new*", "Ignoring $x$"]]
 stated:
-  - {where: "§1", value: 7.0, group: "Model_a | 1B", row: "Forgetting *new*", over: "Ignoring $x$", erratum: "§1 says 7."}
+  - {where: "§1", value: 7.0, group: "Model_a | 1B", row: "Forgetting *new*", over: "Ignoring $x$",
+     erratum: "§1 says 7."}
 notes: [A note.]
 """
 SUITE = "name: small\ncolumns: {Truth_1: {tasks: [truth]}, Math: {tasks: [math]}}\n"
