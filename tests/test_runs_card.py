@@ -1,0 +1,35 @@
+"""The folder of an adapter: its tokenizer and card, which its identity and its check sums do not depend on."""
+
+from pathlib import Path
+
+import yaml
+from corpus_tokenizers import dialogue, encode
+from small_experiment import METHOD, RUN
+from transformers import AutoTokenizer
+
+from forgetting.cli import main
+from forgetting.corpus.exported_chat import rendered_ids
+from forgetting.corpus.templates import template_for
+from forgetting.model.adapter_folder import WEIGHTS, adapter_hash, refuse_damaged_adapter
+
+
+def test_an_adapter_carries_its_tokenizer_and_a_card(scored_work):
+    main(["fit", "--config", METHOD])
+    adapter = RUN / "adapter"
+    tokenizer, base = AutoTokenizer.from_pretrained(adapter), AutoTokenizer.from_pretrained("backbone")
+    messages = dialogue("What is 1?", "It is 1.", "And 2?", "2.", system="Be brief.")
+    expected = encode(template_for("tulu", base), base, messages).input_ids.tolist()
+    assert rendered_ids(tokenizer, messages) == expected
+    card = (adapter / "README.md").read_text()
+    header = yaml.safe_load(card.split("---\n")[1])
+    assert header["library_name"] == "peft"
+    for part in ("tiny/forgetting, seed 0", "The top 0.7", "`source.jsonl`", "in nats per token", "License"):
+        assert part in card
+    assert str(Path.cwd()) not in card
+    before = adapter_hash(adapter)
+    for name in ("README.md", "chat_template.jinja", "tokenizer.json"):
+        (adapter / name).write_text("another")
+    refuse_damaged_adapter(adapter)
+    assert adapter_hash(adapter) == before
+    (adapter / WEIGHTS).write_bytes(b"another")  # the control
+    assert adapter_hash(adapter) != before
