@@ -1,5 +1,6 @@
 """The folder of an adapter: its tokenizer and card, which its identity and its check sums do not depend on."""
 
+import re
 from pathlib import Path
 
 import yaml
@@ -13,7 +14,15 @@ from forgetting.corpus.templates import template_for
 from forgetting.model.adapter_folder import WEIGHTS, adapter_hash, refuse_damaged_adapter
 
 
-def test_an_adapter_carries_its_tokenizer_and_a_card(scored_work):
+def run_snippet(card: str, folder: Path, capsys) -> str:
+    """Execute a card's block of Python on a folder; its output."""
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert 'folder = "."' in code
+    exec(code.replace('folder = "."', f'folder = "{folder}"').replace("=256", "=3"), {})
+    return capsys.readouterr().out
+
+
+def test_an_adapter_carries_its_tokenizer_and_a_card(scored_work, capsys):
     main(["fit", "--config", METHOD])
     adapter = RUN / "adapter"
     tokenizer, base = AutoTokenizer.from_pretrained(adapter), AutoTokenizer.from_pretrained("backbone")
@@ -26,6 +35,7 @@ def test_an_adapter_carries_its_tokenizer_and_a_card(scored_work):
     for part in ("tiny/forgetting, seed 0", "The top 0.7", "`source.jsonl`", "in nats per token", "License"):
         assert part in card
     assert str(Path.cwd()) not in card
+    assert "<|user|>\n...\n<|assistant|>\n" in run_snippet(card, adapter, capsys)
     before = adapter_hash(adapter)
     for name in ("README.md", "chat_template.jinja", "tokenizer.json"):
         (adapter / name).write_text("another")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -107,14 +108,13 @@ def rendered_ids(
         source: A chat template; None is the tokenizer's own.
         generation: End with the generation prompt.
     """
-    return list(
-        tokenizer.apply_chat_template(
-            messages, chat_template=source, add_generation_prompt=generation, tokenize=True, return_dict=False
-        )
+    ids = tokenizer.apply_chat_template(
+        messages, chat_template=source, add_generation_prompt=generation, tokenize=True, return_dict=False
     )
+    return cast(list[int], ids)
 
 
 def _end_id(name: str, tokenizer: PreTrainedTokenizerBase) -> int | None:
     targets = [segment for segment in template_for(name, tokenizer).render(PROBES[0]) if segment.is_target]
     controls = [segment.text for segment in targets if segment.is_control]
-    return int(tokenizer.convert_tokens_to_ids(controls[-1])) if controls else None
+    return cast(int, tokenizer.convert_tokens_to_ids(controls[-1])) if controls else None

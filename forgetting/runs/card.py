@@ -59,8 +59,8 @@ def model_card(run: RunFacts, kind: Kind, chat: ExportedChat, evaluations: Seque
         evaluations: Contents of results files, as `evaluate` writes them.
     """
     parts = [
-        _header(run, kind), _summary(run, kind), _usage(run, kind), _prompts(run, chat), _training(run), _data(run),
-        _held_out(run), _evaluations(evaluations), _inputs(run), _license(run),
+        _header(run, kind), _summary(run, kind), _usage(run, kind, chat), _prompts(run, chat), _training(run),
+        _data(run), _held_out(run), _evaluations(evaluations), _inputs(run), _license(run),
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -130,13 +130,14 @@ def _class(content: Any) -> str:
     return f"`{str(content['class_path']).rsplit('.', 1)[-1]}({arguments})`"
 
 
-def _usage(run: RunFacts, kind: Kind) -> str:
+def _usage(run: RunFacts, kind: Kind, chat: ExportedChat) -> str:
     if kind == "merged":
         load = 'model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")'
     else:
         base = hub_base(run) or Path(run.model["backbone"]).name
         load = f'base = AutoModelForCausalLM.from_pretrained("{base}", dtype="{run.model["dtype"]}")\n'
         load += "model = PeftModel.from_pretrained(base, folder)"
+    stop = "" if chat.end_id is None else f", eos_token_id={chat.end_id}"
     return (
         "## Use\n\n```python\n"
         + ("from peft import PeftModel\n" if kind == "adapter" else "")
@@ -144,8 +145,11 @@ def _usage(run: RunFacts, kind: Kind) -> str:
         'folder = "."  # or the id on the hub\n'
         f"{load}\ntokenizer = AutoTokenizer.from_pretrained(folder)\n"
         'messages = [{"role": "user", "content": "..."}]\n'
-        'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")\n'
-        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=256)[0]))\n```"
+        "inputs = tokenizer.apply_chat_template(\n"
+        '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"\n'
+        ")\n"
+        f"output = model.generate(**inputs, max_new_tokens=256{stop})\n"
+        "print(tokenizer.decode(output[0]))\n```"
     )
 
 
