@@ -70,7 +70,7 @@ def test_a_reference_learns_every_token(scored_work):
 
 @pytest.mark.filterwarnings("ignore")
 def test_trl_computes_our_losses(scored_work, monkeypatch):
-    """In micro-batches, over the end of an epoch, whose last step is smaller, with clipping that bites and growing λ."""
+    """In micro-batches, over the end of an epoch with its smaller step, with clipping that bites and growing λ."""
     trl = pytest.importorskip("trl", reason="trl is in the extra `test`")
     import torch
 

@@ -214,7 +214,7 @@ def _metadata(experiment: Experiment, strength: float) -> dict[str, Any]:
     data, module, objective, total = experiment.data, experiment.module, experiment.objective, experiment.total_steps
     split = data.tokens.split(data.train_split)
     steps = [Step(number, total, 1, 1) for number in range(total)]
-    is_forgetting = isinstance(objective, Forgetting)
+    forgetting = objective if isinstance(objective, Forgetting) else None
     return {
         "format": FORMAT,
         "run": experiment.run.id,
@@ -222,9 +222,9 @@ def _metadata(experiment: Experiment, strength: float) -> dict[str, Any]:
         "objective": type(objective).__name__,
         "loss": LOSS,
         "weights": {"positive": 1.0, "negative": -strength, "neither": 0.0},
-        "schedule": {"name": objective.schedule, "t_min": objective.t_min, "t_max": objective.t_max}
-        if is_forgetting else None,
-        "coefficients": [objective.coefficient(step) if is_forgetting else 0.0 for step in steps],
+        "schedule": forgetting
+        and {"name": forgetting.schedule, "t_min": forgetting.t_min, "t_max": forgetting.t_max},
+        "coefficients": [0.0 if forgetting is None else forgetting.coefficient(step) for step in steps],
         "order": {
             "rule": ORDER[data.shuffle], "seed": data.seed if data.shuffle else None, "batch_size": data.batch_size,
             "num_examples": len(split), "steps_per_epoch": -(-len(split) // data.batch_size), "total_steps": total,
