@@ -1,8 +1,10 @@
 """The folder of an adapter: its tokenizer and card, which its identity and its check sums do not depend on."""
 
 import re
+import shutil
 from pathlib import Path
 
+import pytest
 import yaml
 from corpus_tokenizers import dialogue, encode
 from small_experiment import METHOD, RUN
@@ -11,7 +13,8 @@ from transformers import AutoTokenizer
 from forgetting.cli import main
 from forgetting.corpus.exported_chat import rendered_ids
 from forgetting.corpus.templates import template_for
-from forgetting.model.adapter_folder import WEIGHTS, adapter_hash, refuse_damaged_adapter
+from forgetting.model.adapter_folder import CONFIG, SUMS, WEIGHTS, adapter_hash, refuse_damaged_adapter
+from forgetting.runs import records
 
 
 def run_snippet(card: str, folder: Path, capsys) -> str:
@@ -43,3 +46,23 @@ def test_an_adapter_carries_its_tokenizer_and_a_card(scored_work, capsys):
     assert adapter_hash(adapter) == before
     (adapter / WEIGHTS).write_bytes(b"another")  # the control
     assert adapter_hash(adapter) != before
+
+
+def test_a_save_that_is_stopped_leaves_no_adapter_and_a_second_one_the_same_bytes(scored_work, monkeypatch):
+    def stopped(*arguments):
+        raise OSError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "write_adapter_card", stopped)
+        with pytest.raises(OSError, match="stopped"):
+            main(["fit", "--config", METHOD])
+    assert not [path for path in RUN.iterdir() if "adapter" in path.name]
+    with monkeypatch.context() as patch:  # the control: what is saved without a card
+        patch.setattr(records, "write_adapter_card", lambda *arguments: None)
+        main(["fit", "--config", METHOD])
+    assert sorted(path.name for path in (RUN / "adapter").iterdir()) == sorted([CONFIG, WEIGHTS, SUMS])
+    bare = {name: (RUN / "adapter" / name).read_bytes() for name in (CONFIG, WEIGHTS, SUMS)}
+    shutil.rmtree(RUN / "adapter")
+    main(["fit", "--config", METHOD])
+    assert {name: (RUN / "adapter" / name).read_bytes() for name in bare} == bare
+    assert (RUN / "adapter/README.md").is_file()

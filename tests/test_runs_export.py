@@ -186,6 +186,14 @@ def test_a_failed_upload_keeps_the_folder_and_hides_the_token(trained, monkeypat
     assert Path("merged/model.safetensors").is_file()
 
 
+def test_a_hub_out_of_reach_is_noticed_before_anything_is_written(trained, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with pytest.raises(UserError, match=r"The hub did not take mine: OfflineModeIsEnabled: .* Check the id") as caught:
+        main(["export", str(RUN), "merged", "--merge", "--push", "mine"])
+    assert TOKEN not in str(caught.value)
+    assert not Path("merged").exists()
+
+
 def test_an_interrupted_export_leaves_nothing(trained, monkeypatch):
     def killed(*arguments, **options):
         raise KeyboardInterrupt
