@@ -30,6 +30,8 @@ COMMANDS = {
     "prepare": ("forgetting.runs.prepare:prepare_command", "Make the corpus: sources, duplicates, draw, tokens."),
     "evaluate": ("forgetting.evaluation.command:evaluate_command", "Benchmarks on a run, a model folder or a hub id."),
     "compare": ("forgetting.evaluation.command:compare_command", "Paired difference of two evaluations."),
+    "generate": ("forgetting.runs.generate_command:generate_command", "The same prompts before and after training."),
+    "export": ("forgetting.runs.export_command:export_command", "A run's model folder, or its weight per token."),
     "table": (
         "forgetting.studies.command:table_command",
         "A study: its table, from the runs that are there or run now.",

@@ -21,7 +21,10 @@ from forgetting.lab.world import overlay
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-NOT_RUN = {"extending.md#3": "takes the files of a run as arguments; tests/test_extending.py runs it"}
+NOT_RUN = {
+    "extending.md#3": "takes the files of a run as arguments; tests/test_extending.py runs it",
+    "using.md#0": "needs TRL and token weights; tests/test_runs_token_weights.py runs it",
+}
 """Blocks of Python, page#number, that are not run here, and why."""
 
 

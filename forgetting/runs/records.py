@@ -1,5 +1,6 @@
 """The record of a run: what it is made from when it starts, whose a checkpoint is, its adapter at the end."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from forgetting.artifacts import complete_folder, write_json, write_text
 from forgetting.errors import UserError
 from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
+from forgetting.model.backbone import load_tokenizer
 from forgetting.model.lora import save_lora
+from forgetting.runs.card import write_adapter_card
 from forgetting.runs.loggers import MetricsFile
 from forgetting.runs.preflight import preflight
 from forgetting.runs.provenance import all_inputs, checkpoint_identity, launch, provenance, refuse_other_inputs
 from forgetting.runs.run import Run
+from forgetting.runs.run_facts import read_run
 
 
 class RunRecord(Callback):
@@ -72,14 +76,28 @@ class RunRecord(Callback):
             )
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Save the adapter as a plain PEFT folder."""
+        """Save the adapter as a plain PEFT folder, with its tokenizer and a model card."""
         if trainer.global_step < self.module.total_steps:
             return  # interrupted: the checkpoint says where to resume
-        save_adapter(self.module, self.run.adapter, trainer.is_global_zero)
+        self.metrics.write()  # the card tells the last held-out nll
+        save_adapter(self.module, self.run.adapter, trainer.is_global_zero, self._describe)
+
+    def _describe(self, folder: Path) -> None:
+        """Put the tokenizer and a model card next to the adapter."""
+        tokenizer = load_tokenizer(self.module.backbone, self.module.revision)
+        write_adapter_card(folder, read_run(self.run.folder), tokenizer)
 
 
-def save_adapter(module: FineTuner, folder: Path, write: bool) -> None:
+def save_adapter(
+    module: FineTuner, folder: Path, write: bool, describe: Callable[[Path], None] = lambda folder: None
+) -> None:
     """Save the adapter in PEFT's format, complete or not at all. Every rank calls it; the one told to writes.
+
+    Args:
+        module: With the trained adapter.
+        folder: To be made.
+        write: Whether this rank writes.
+        describe: Adds files of its own to the folder before it appears.
 
     Raises:
         UserError: A tensor holds a number that is not finite.
@@ -101,3 +119,4 @@ def save_adapter(module: FineTuner, folder: Path, write: bool) -> None:
         )
     with complete_folder(folder) as temporary:
         save_lora(model, temporary, state)
+        describe(temporary)
