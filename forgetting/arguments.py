@@ -83,23 +83,44 @@ def config_options(files: Iterable[Path]) -> list[str]:
 def base_files(arguments: Sequence[str]) -> list[Path]:
     """The base configurations: `configs/paper.yaml`, then the one that an experiment names as its `base`.
 
+    A base is a name in `configs/` (`lab`), or the path of a YAML file of one's own, from the current folder.
+
     Raises:
-        UserError: A file is missing or not YAML, or there is no such base.
+        UserError: A file is missing or not YAML, there is no such base, or a file of one's own names a base in turn.
     """
     files = [CONFIGS / "paper.yaml"]
     if any(argument.split("=", 1)[0] == "--base" for argument in arguments):
         raise UserError("A base is named by the experiment: write `base: lab` at the top of its file.")
-    names = [content["base"] for content in map(read_yaml, config_files(arguments)) if content.get("base")]
-    if names and names[-1] != "paper":
-        file = CONFIGS / f"{names[-1]}.yaml"
-        if not file.is_file():
-            existing = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
-            raise UserError(f"There is no base configuration {names[-1]!r} in {CONFIGS}; there are: {existing}.")
-        files.append(file)
+    named = [(file, content["base"]) for file in config_files(arguments) if (content := read_yaml(file)).get("base")]
+    if named and named[-1][1] != "paper":
+        files.append(_base_file(*named[-1]))
     for file in files:
         if not file.is_file():  # jsonargparse would silently do without it
             raise UserError(f"The base configuration {file} is missing. Install the package again.")
     return files
+
+
+def is_path_of_base(base: str) -> bool:
+    """Whether a base is a file of one's own, and not a name in `configs/`."""
+    return base.endswith((".yaml", ".yml"))
+
+
+def _base_file(experiment: Path, base: Any) -> Path:
+    if not is_path_of_base(str(base)):
+        file = CONFIGS / f"{base}.yaml"
+        if not file.is_file():
+            existing = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+            raise UserError(f"There is no base configuration {base!r} in {CONFIGS}; there are: {existing}.")
+        return file
+    file = Path(base)
+    if not file.is_file():
+        raise UserError(
+            f"There is no base configuration {file} (from {Path.cwd()}), which {experiment} names. Run the command in "
+            "the folder from which that path leads to it, or correct `base`."
+        )
+    if read_yaml(file).get("base"):
+        raise UserError(f"{file} is the base of {experiment} and names a base itself: only an experiment has one.")
+    return file
 
 
 def option_strings(arguments: Sequence[str]) -> list[str]:
