@@ -21,6 +21,9 @@ CONFIG_OPTION = re.compile(r"--config(=|$)|-c=?")
 WHOLE = ("data.corpus.sources", "run.wandb")
 """Keys whose value is a dictionary of the user's own keys: a file replaces it, rather than adding to it."""
 
+EXPECTED = {"run.wandb": "its settings, such as '{project: forgetting}', or null"}
+"""What a key takes, where jsonargparse would only name Python's types."""
+
 NO_YAML = (yaml.YAMLError, TypeError)
 """What jsonargparse's loader raises; the TypeError for a mapping whose only key is null, such as `?`."""
 
@@ -262,7 +265,18 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], keys: "ArgumentPar
         known = list((keys or parser).get_defaults(skip_validation=True).keys())
         if "subcommand" in known:  # an experiment's command without its own parser
             known = list(flat(read_yaml(CONFIGS / "paper.yaml")))
-        raise UserError(text.rstrip(".") + _meant(text, known)) from None
+        raise UserError(_shortened(text).rstrip(".") + _meant(text, known)) from None
+
+
+def _shortened(text: str) -> str:
+    """The one reason in jsonargparse's message about a value that no type of several takes."""
+    key, value = re.match(r'Parser key "([\w.]+)"', text), re.search(r"Given value: (\S+)$", text)
+    if key is not None and value is not None and key[1] in EXPECTED:
+        return f"{key[1]} is {value[1]}; {EXPECTED[key[1]]} was expected"
+    reason = re.search(r"Problem with given class_path '([\w.]+)': (.+?) - Expected a <class", text)
+    if key is not None and reason is not None:
+        return f"{key[1]}: {reason[1].rsplit('.', 1)[-1]}: {reason[2]}"
+    return text
 
 
 def _meant(text: str, known: list[str]) -> str:

@@ -39,7 +39,7 @@ ABOUT_ROWS = frozenset(
 """Words that end the name of a column which says something about a row, such as question_id."""
 
 KEYS = {"messages": ("role", "content"), "conversations": ("from", "value")}
-SAMPLE_CHARACTERS = 60
+SHOWN_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,8 @@ def _templates(values: dict[str, list[Any]], given: Given, where: str) -> Guess:
     if len(missing) == len(fit) == 1:  # the other part is known, and one column of text is left
         chosen[missing.pop()] = fit.pop()
     if missing:
-        free = iter([*fit, *(name for name in values if name not in fit)])
-        options = " ".join(f'--{part} "{{{next(free, "COLUMN")}}}"' for part in missing)
+        free = iter(sorted(fit, key=lambda name: all(str(value).strip().isdecimal() for value in values[name])))
+        options = " ".join(f'--{part} "{{{_shortened(next(free, "COLUMN"))}}}"' for part in missing)
         raise _unclear(f"{where} has no column that looks like the {' or the '.join(missing)}", values, options)
     mapping: dict[str, str] = {}
     for part, template in templates.items():
@@ -216,18 +216,19 @@ def _is_about_rows(name: str) -> bool:
 
 
 def _unclear(what: str, values: dict[str, list[Any]], options: str) -> UserError:
-    lines = [f"  {name}: {_sample(filled)}" for name, filled in list(values.items())[:MOST_SHOWN]]
+    lines = [
+        f"  {_shortened(name)}: {_shortened(repr(filled[0])) if filled else '(empty)'}"
+        for name, filled in list(values.items())[:MOST_SHOWN]
+    ]
     if len(values) > MOST_SHOWN:
         lines.append(f"  ... and {len(values) - MOST_SHOWN:,} more")
     listed = "\n".join(lines)
     return UserError(
         f"{what}. The columns, each with a value:\n{listed}\nName what to read, such as: {options}\n"
-        'A template may hold several columns ("{title}: {text}"); --messages names a column of whole conversations.'
+        'A template may hold several columns ("{title}: {text}"). --messages names a column of whole conversations, '
+        "--column-names the columns of a CSV or TSV file without a header."
     )
 
 
-def _sample(filled: list[Any]) -> str:
-    if not filled:
-        return "(empty)"
-    text = repr(filled[0])
-    return text if len(text) <= SAMPLE_CHARACTERS else f"{text[:SAMPLE_CHARACTERS]}..."
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."

@@ -23,6 +23,7 @@ from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
 from forgetting.method.objectives import MeanNLL  # objectives can then be named without their module
 from forgetting.model.adapter_folder import refuse_damaged_adapter
+from forgetting.paths import CONFIGS
 from forgetting.runs.checkpoints import ResumePoint
 from forgetting.runs.cost import Cost
 from forgetting.runs.loggers import MetricsFile, wandb_logger
@@ -176,11 +177,17 @@ class TrainerCLI(LightningCLI):
         own = trainer.get("logger")
         if own not in (None, True, False):
             loggers += own if isinstance(own, list) else [own]
-        return super().instantiate_trainer(  # type: ignore[return-value]
+        made = super().instantiate_trainer(
             # Lightning looks into the root folder for checkpoints that nobody asked for: there is none here.
             logger=loggers, enable_checkpointing=self.command == "fit",
             default_root_dir=str(self.run.folder / "lightning"), **kwargs,
         )  # fmt: skip
+        if made.strategy.root_device.type == "cpu" and made.precision == "bf16-mixed" and made.is_global_zero:
+            print(
+                "bf16-mixed is slow on a CPU without bf16 arithmetic. To compute in float32 give --config "
+                f"{CONFIGS / 'machines' / 'cpu.yaml'}, and --model.dtype float32 to hold the weights in it, too."
+            )
+        return made  # type: ignore[return-value]
 
     def instantiate_classes(self) -> None:
         """Make the Trainer, the module and the data from their settings; what a class refuses is the user's to change.
@@ -191,6 +198,11 @@ class TrainerCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (TypeError, ValueError, OverflowError, RuntimeError, MisconfigurationException) as error:
+            if "Neither `tensorboard` nor `tensorboardX`" in str(error):
+                raise UserError(
+                    "TensorBoardLogger needs tensorboard, which is not installed: `pip install tensorboard`. Without "
+                    "it every logged value is in the run's metrics.csv."
+                ) from error
             raise UserError(f"A setting cannot be used: {type(error).__name__}: {error}") from error
 
     def after_instantiate_classes(self) -> None:

@@ -37,8 +37,9 @@ def new_command(arguments: list[str]) -> None:
     from forgetting.studies.new_files import Setup, files_of
     from forgetting.studies.new_preview import Preview, visible
 
-    given = Given(options.prompt, options.response, options.messages)
-    inputs = [read_input(name, path, given) for name, path in _named(options.files).items()]
+    given = Given(_typed(options.prompt), _typed(options.response), options.messages)
+    names = options.column_names
+    inputs = [read_input(name, path, given, names) for name, path in _named(options.files).items()]
     for each in inputs:
         print(visible(each.report()))
     texts = {key: text for each in inputs for key, text in each.distinct()}
@@ -63,18 +64,21 @@ class Input:
     Attributes:
         name: Of the source.
         path: As it was given.
+        column_names: Of CSV and TSV files without a header.
         guess: How its rows become messages.
         read: What they became.
     """
 
     name: str
     path: str
+    column_names: list[str] | None
     guess: "Guess"
     read: "LoadedSource"
 
     def entry(self) -> dict[str, Any]:
         """The source as an experiment says it."""
-        return {"path": self.path, **self.guess.mapping}
+        names = {} if self.column_names is None else {"column_names": self.column_names}
+        return {"path": self.path, **names, **self.guess.mapping}
 
     def distinct(self) -> list[tuple[bytes, str]]:
         """Key and JSON of its examples."""
@@ -93,7 +97,7 @@ class Input:
         return "\n".join(lines)
 
 
-def read_input(name: str, path: str, given: "Given") -> Input:
+def read_input(name: str, path: str, given: "Given", column_names: list[str] | None = None) -> Input:
     """Read the files behind one argument, by the mapping that is guessed from the first of them.
 
     Raises:
@@ -110,11 +114,17 @@ def read_input(name: str, path: str, given: "Given") -> Input:
             f"There is no file or folder {path} (from {Path.cwd()}). `new` looks at local files; for a data set on the "
             "hub write its source into an experiment, as docs/corpus.md says."
         )
-    columns, rows = read_rows(Source(path, name=name), files[0])
+    columns, rows = read_rows(Source(path, name=name, column_names=column_names), files[0])
     guess = guess_mapping(columns, list(islice(rows, ROWS_TO_GUESS_FROM)), given, str(files[0]))
-    source = Source(path, name=name, **guess.mapping)  # pyright: ignore[reportArgumentType]
+    source = Source(path, name=name, column_names=column_names, **guess.mapping)  # pyright: ignore[reportArgumentType]
     source.check()
-    return Input(name, path, guess, read_source(resolve_source(source, SourceCache(Path("corpora/.sources.json"))), 0))
+    read = read_source(resolve_source(source, SourceCache(Path("corpora/.sources.json"))), 0)
+    return Input(name, path, column_names, guess, read)
+
+
+def _typed(template: str | None) -> str | None:
+    r"""A template as it was typed: a shell hands `\n` on as two characters."""
+    return None if template is None else template.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def _named(paths: list[str]) -> dict[str, str]:
@@ -166,7 +176,8 @@ def _parser() -> ArgumentParser:
     add("files", type=str, nargs="+", help="JSON, JSON Lines, CSV, TSV or Parquet files, folders or patterns of them")
     add("--model", type=str | None, help="base model: a folder, or a name on the hub")
     add("--folder", type=str | None, help=f"name of the folder below {EXPERIMENTS}/ (default: the first file's name)")
-    add("--prompt", type=str | None, help='template of prompts, such as "{question}" (default: guessed)')
+    add("--prompt", type=str | None, help=r'template of prompts, such as "{title}\n{text}" (default: guessed)')
     add("--response", type=str | None, help='template of responses, such as "{answer}" (default: guessed)')
     add("--messages", type=str | None, help="column of whole conversations (default: guessed)")
+    add("--column-names", type=str, nargs="+", help="columns of CSV and TSV files without a header")
     return parser

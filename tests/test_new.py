@@ -1,0 +1,204 @@
+"""`new`: from a user's files to experiments that run as they are."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from forgetting.arguments import base_files, merged
+from forgetting.cli import main
+from forgetting.errors import UserError
+from forgetting.studies.plan import Plan
+from forgetting.studies.results import RunFolders
+from forgetting.studies.spec_file import load_study
+
+ROWS = [
+    {"instruction": f"say {i}", "input": "loud" * (i % 2), "output": f"it is {i}", "id": f"n{i}"} for i in range(60)
+]
+FILES = {"base.yaml", "reference.yaml", "full.yaml", "ignoring.yaml", "forgetting.yaml", "study.yaml"}
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def model(tiny_llama: Path, empty_folder: None) -> str:
+    Path("tiny").symlink_to(tiny_llama)
+    return "tiny"
+
+
+def write_rows(name: str, rows: list[dict[str, Any]] = ROWS) -> str:
+    Path(name).write_text("\n".join(map(json.dumps, rows)))
+    return name
+
+
+def written() -> set[str]:
+    return {path.name for path in Path().rglob("*") if path.suffix == ".yaml" or "experiments" in path.parts}
+
+
+def test_what_is_written_is_short_shares_one_base_and_is_a_study(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["new", write_rows("mine.jsonl", [*ROWS, ROWS[0], {**ROWS[1], "output": ""}]), "--model", model])
+    folder = Path("experiments/mine")
+    assert {path.name for path in folder.iterdir()} == FILES
+    for name in FILES - {"base.yaml", "study.yaml"}:
+        content = yaml.safe_load((folder / name).read_text())
+        assert content["base"] == "experiments/mine/base.yaml"
+        assert not {"corpus", "max_length"} & content["data"].keys()
+    config = merged([folder / "forgetting.yaml"])
+    corpus = config["data"]["corpus"]
+    assert corpus["num_train"] + corpus["num_reference"] + corpus["num_validation"] == 60  # all that are distinct
+    assert min(corpus["num_train"], corpus["num_reference"], corpus["num_validation"]) > 0
+    assert config["data"]["max_length"] == 256  # the model's positions
+    assert config["model"]["backbone"] == "tiny"
+    assert config["data"]["batch_size"] == 24  # control: the paper's is below
+    assert (folder / "base.yaml").read_text().count(r'prompt: "{instruction}\n\n{input}"') == 1
+    shown = capsys.readouterr().out
+    assert "mine.jsonl: 62 rows, taken as Alpaca" in shown
+    assert "61 examples; dropped rows: empty response 1" in shown
+    assert "columns that hold text and are not used: id (62 rows)" in shown
+    assert "--- prompt\n<|user|>\nsay 0\n<|assistant|>\n--- response\nit is 0</s>\n---" in shown
+    length = len("<|user|>\nsay 0\n<|assistant|>\nit is 0") + 2  # bytes, BOS and EOS
+    assert f"{length} tokens, {len('it is 0') + 1} of them to learn from" in shown
+    assert "python -m forgetting table experiments/mine/study.yaml --run\n" in shown
+
+    study = load_study(folder / "study.yaml")
+    plan = Plan(study, RunFolders(Path("runs"), "corrected", None, None), seeds=[0])
+    stages = [job.stage for job in plan.pending()]
+    assert stages.count("fit") == 3
+    assert stages.count("reference") == stages.count("score") == stages.count("prepare") == 1
+
+
+def test_the_same_files_are_written_again_and_nothing_is_overwritten(model: str) -> None:
+    command = ["new", write_rows("mine.jsonl"), "--model", model]
+    main([*command, "--folder", "uno"])
+    main([*command, "--folder", "duo"])
+    for name in FILES:
+        one, two = (Path("experiments") / folder / name for folder in ("uno", "duo"))
+        assert one.read_text().replace("uno", "duo") == two.read_text()
+    Path("experiments/uno/base.yaml").write_text("edited")
+    with pytest.raises(UserError, match=r"experiments/uno is already there, and nothing is overwritten"):
+        main([*command, "--folder", "uno"])
+    assert Path("experiments/uno/base.yaml").read_text() == "edited"
+
+
+def test_what_was_written_runs(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["new", write_rows("mine.jsonl"), "--model", model])
+    main(["prepare", "--config", "experiments/mine/forgetting.yaml"])
+    assert "| mine | 48 (100.00%) | 9 (100.00%) | 3 (100.00%) |" in capsys.readouterr().out
+    main(["fit", "--config", "experiments/mine/full.yaml", "--run.root", "runs"])
+    saved = Path("runs/mine/full/seed-0/fit.yaml")
+    assert saved.with_name("adapter").is_dir()
+    Path("experiments/mine").rename("experiments/moved")
+    assert len(base_files(["--config", str(saved)])) == 1  # a saved configuration is whole without its base
+
+
+def test_several_files_are_sources_of_their_own(model: str) -> None:
+    Path("chats").mkdir()
+    chat = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    write_rows("chats/mine.jsonl", [{"messages": chat}])
+    Path("odd.csv").write_text("Frage: kurz;Antwort\n" + "\n".join(f"was {i};das {i}" for i in range(20)))
+    main(["new", write_rows("mine.jsonl"), "odd.csv", "chats/*.jsonl", "chats", "--model", model, "--folder", "a/b"])
+    sources = yaml.safe_load(Path("experiments/a/b/base.yaml").read_text())["data"]["corpus"]["sources"]
+    assert {name: source["path"] for name, source in sources.items()} == {
+        "mine": "mine.jsonl", "odd": "odd.csv", "chats": "chats/*.jsonl", "chats-2": "chats",
+    }  # fmt: skip
+    assert sources["odd"]["prompt"] == "{Frage: kurz}"
+    assert yaml.safe_load(Path("experiments/a/b/full.yaml").read_text())["base"] == "experiments/a/b/base.yaml"
+
+
+def test_columns_and_templates_can_be_given(model: str) -> None:
+    Path("x.tsv").write_text("\n".join(f"t{i}\tq{i}\ta{i}" for i in range(20)))
+    given = ["--column-names", "t", "x", "y", "--prompt", r"{t}:\n{x}", "--response", "{y}"]
+    main(["new", "x.tsv", "--model", model, *given])
+    source = yaml.safe_load(Path("experiments/x/base.yaml").read_text())["data"]["corpus"]["sources"]["x"]
+    assert source == {"path": "x.tsv", "column_names": ["t", "x", "y"], "prompt": "{t}:\n{x}", "response": "{y}"}
+
+
+def test_a_model_that_is_not_here_is_not_asked_for(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["new", write_rows("mine.jsonl"), "--model", "org/not-here"])
+    shown = capsys.readouterr().out
+    assert "--- response\nit is 0<EOS>\n" in shown
+    assert "The tokenizer of org/not-here is not on this machine" in shown
+    assert "max_length" not in Path("experiments/mine/base.yaml").read_text()
+
+
+def test_data_cannot_steer_the_terminal(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"question": f"\x1b[2Jq{i}", "answer": "a\x07", "\x1bnote": "x"} for i in range(20)]
+    main(["new", write_rows("mine.jsonl", rows), "--model", model])
+    assert not set(capsys.readouterr().out) & set("\x1b\x07")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "message"),
+    [
+        ("x.jsonl", '{"q": "x", "a": "y"}\n{"q": \n', [], r"x\.jsonl, line 2: not valid JSON"),
+        ("x.jsonl", "", [], r"the file x\.jsonl is empty"),
+        ("x.json", "[]", [], r"has no rows"),
+        ("x.jsonl", '{"q": "x", "a": "y"}\n' * 20, [], r"1 distinct examples; at least 10"),
+        ("x.csv", "u;v\n" + "1;2\n" * 20, [], r"no column that looks like the prompt"),
+        ("x.jsonl", '{"q": "x", "a": ""}\n' * 20, [], r"looks like the response"),
+        ("x.jsonl", '{"q": "x", "a": "y"}\n' * 20, ["--messages", "q"], r"malformed messages \(20\)"),
+        ("x.jsonl", '{"q": "x", "a": "y"}\n' * 20, ["--prompt", "{z}"], r"no column 'z'\. The columns are 'q', 'a'"),
+        ("x.jsonl", '{"q": "x", "a": "y"}\n' * 20, ["--prompt", "{q"], r"is not valid: '{' names no column"),
+        ("x.txt", "hello", [], r"format of x\.txt is not clear"),
+        ("x.jsonl", "{}", ["--folder", "../x"], r"a name below experiments/ was expected"),
+        ("x.jsonl", "{}", ["--folder", ".x"], r"a name below experiments/ was expected"),
+        (
+            "x.jsonl",
+            "".join(f'{{"q": "{i}", "a": "y"}}\n' for i in range(20)),
+            ["--model", "./gone"],
+            r"no model folder",
+        ),
+    ],
+)
+def test_nothing_is_written_where_something_is_wrong(
+    model: str, name: str, content: str, options: list[str], message: str
+) -> None:
+    Path(name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        main(["new", name, *([] if "--model" in options else ["--model", model]), *options])
+    assert written() == set()
+    assert not Path("corpora").exists()
+
+
+def test_what_is_missing_is_said(model: str) -> None:
+    with pytest.raises(UserError, match=r"the file gone\.jsonl does not exist"):
+        main(["new", "gone.jsonl", "--model", model])
+    with pytest.raises(UserError, match=r"no file or folder org/data .*docs/corpus\.md"):
+        main(["new", "org/data", "--model", model])
+    with pytest.raises(UserError, match=r"needs a base model: --model"):
+        main(["new", write_rows("mine.jsonl")])
+
+
+def test_a_base_of_ones_own_is_found_from_the_current_folder(tmp_path: Path) -> None:
+    Path("e.yaml").write_text("base: shared[1]/base.yaml\n")
+    with pytest.raises(
+        UserError, match=r"no base configuration shared\[1\]/base\.yaml \(from .*\), which e\.yaml names"
+    ):
+        base_files(["fit", "--config", "e.yaml"])
+    Path("shared[1]").mkdir()
+    Path("shared[1]/base.yaml").write_text("data: {batch_size: 7}\n")
+    assert base_files(["fit", "--config", "e.yaml"])[1:] == [Path("shared[1]/base.yaml")]
+    assert merged([Path("e.yaml")])["data"]["batch_size"] == 7
+    Path("shared[1]/base.yaml").write_text("base: lab\n")
+    with pytest.raises(UserError, match=r"names a base itself: only an experiment has one"):
+        base_files(["fit", "--config", "e.yaml"])
+
+
+def test_a_base_whose_path_looks_like_a_pattern_is_not_left_out() -> None:
+    from jsonargparse import capture_parser
+
+    from forgetting.cli import build_cli
+
+    Path("shared[1]").mkdir()
+    Path("shared[1]/base.yaml").write_text("data: {batch_size: 7}\n")
+    Path("e.yaml").write_text("base: shared[1]/base.yaml\n")
+    arguments = ["fit", "--config", "e.yaml"]
+    parser = capture_parser(lambda: build_cli(arguments))
+    assert parser.parse_args(arguments).fit.data.batch_size == 7
