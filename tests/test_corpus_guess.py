@@ -31,6 +31,7 @@ def guessed(row: dict[str, Any], **given: str) -> dict[str, str]:
         ({"question_id": "1", "question": "q", "answer": "a", "answer_score": "2"},
          {"prompt": "{question}", "response": "{answer}"}),
         ({"Foo": "q", "answer": "a"}, {"prompt": "{Foo}", "response": "{answer}"}),  # one is known, one is left
+        ({"answer_type": "short", "question": "q", "foo": "a"}, {"prompt": "{question}", "response": "{foo}"}),
         ({"system_prompt": "s", "question": "q", "response": "a"},
          {"prompt": "{question}", "response": "{response}", "system": "{system_prompt}"}),
         ({"messages": CHAT, "id": "x"}, {"messages": "messages"}),
@@ -73,6 +74,7 @@ def test_what_is_given_is_taken() -> None:
     assert guessed(row, prompt="{other}!")["prompt"] == "{other}!"
     assert guessed(row, prompt="{other}!")["response"] == "{answer}"
     assert guessed(row, prompt="{answer}", response="{question}") == {"prompt": "{answer}", "response": "{question}"}
+    assert guessed({"question": "q", "answer": "a"}, prompt="{answer}")["response"] == "{question}"  # what is left
     assert guessed(row, messages="talk") == {"conversations": "talk"}
     with pytest.raises(UserError, match="leave --prompt and --response out"):
         Given(messages="talk", prompt="{question}")
@@ -83,6 +85,7 @@ def test_what_is_given_is_taken() -> None:
     [
         ({"id": "1", "foo": "one two", "bar": "3 4"}, r'no column .* prompt or the response(.|\n)*--prompt "{foo}"'),
         ({"x": "q", "y": "r", "answer": "a"}, r'like the prompt\. (.|\n)*  y: \'r\'(.|\n)*such as: --prompt "{x}"\n'),
+        ({"Give a title": "t", "prompt": "q", "text": "a"}, r"looks like the response"),  # "a" is an article here
         ({"question_de": "q", "question_en": "q", "answer": "a"}, r"several columns that look like the prompt"),
         ({"a1": CHAT, "a2": CHAT}, r"several columns of conversations(.|\n)*--messages a1"),
         ({"prompt": CHAT[:1], "completion": CHAT[1:]}, r"no column that looks like the prompt or the response"),

@@ -85,7 +85,7 @@ def _separator(text: TextIOWrapper, form: str, quoted: bool, names: list[str] | 
             widths = {len(fields) for _, fields in islice(_records(text, separator, quoted), ROWS_TO_SNIFF)}
         except csv.Error:
             continue
-        if len(widths) == 1 and (widths != {1} if names is None else widths == {len(names)}):
+        if len(widths) == 1 and widths != {1}:
             return separator
     return usual
 
