@@ -83,12 +83,16 @@ def test_what_is_given_is_taken() -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"id": "1", "foo": "one two", "bar": "3 4"}, r'no column .* prompt or the response(.|\n)*--prompt "{foo}"'),
-        ({"x": "q", "y": "r", "answer": "a"}, r'like the prompt\. (.|\n)*  y: \'r\'(.|\n)*such as: --prompt "{x}"\n'),
+        ({"id": "1", "foo": "one two", "bar": "3 4"}, r"no column .* prompt or the response(.|\n)*--prompt \'{foo}\'"),
+        ({"x": "q", "y": "r", "answer": "a"}, r"like the prompt\. (.|\n)*  y: \'r\'(.|\n)*such as: --prompt \'{x}\'\n"),
         ({"Give a title": "t", "prompt": "q", "text": "a"}, r"looks like the response"),  # "a" is an article here
         ({"question_de": "q", "question_en": "q", "answer": "a"}, r"several columns that look like the prompt"),
         ({"a1": CHAT, "a2": CHAT}, r"several columns of conversations(.|\n)*--messages a1"),
         ({"prompt": CHAT[:1], "completion": CHAT[1:]}, r"no column that looks like the prompt or the response"),
+        ({"question": "q", "title": "t", "answers": {"text": ["a"]}}, r"looks like the response"),  # and no title is
+        ({"messages": [*CHAT, {"role": "tool", "content": "x"}]}, r"\(no conversation: unknown role\)"),
+        ({"prompt": CHAT[:1], "foo": "x"}, r"\(no conversation: no assistant turn\)"),
+        ({"foo": {"turns": CHAT}}, r"\(no conversation: malformed messages\)"),
         ({"x" * 99: "y" * 99, "z": ""}, r"\n  x{60}\.\.\.: 'y{59}\.\.\.\n  z: \(empty\)\n"),
         ({f"c{i}": "x" for i in range(50)}, r"  c19: 'x'\n  \.\.\. and 30 more\n"),
     ],

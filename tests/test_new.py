@@ -1,6 +1,7 @@
 """`new`: from a user's files to experiments that run as they are."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,12 @@ def test_what_is_written_is_short_shares_one_base_and_is_a_study(
     assert config["data"]["batch_size"] == 24  # control: the paper's is below
     assert (folder / "base.yaml").read_text().count(r'prompt: "{instruction}\n\n{input}"') == 1
     shown = capsys.readouterr().out
-    assert "mine.jsonl: 62 rows, taken as Alpaca" in shown
-    assert "61 examples; dropped rows: empty response 1" in shown
-    assert "columns that hold text and are not used: id (62 rows)" in shown
+    assert "mine.jsonl: 62 rows, read as Alpaca" in shown
+    assert "61 examples; dropped rows: empty response (1)" in shown
+    assert "not in the corpus, as no mapping names them: id (62 rows)" in shown
     assert "--- prompt\n<|user|>\nsay 0\n<|assistant|>\n--- response\nit is 0</s>\n---" in shown
     length = len("<|user|>\nsay 0\n<|assistant|>\nit is 0") + 2  # bytes, BOS and EOS
-    assert f"{length} tokens, {len('it is 0') + 1} of them to learn from" in shown
+    assert f"It has {length} tokens, {len('it is 0') + 1} to predict." in shown
     assert "python -m forgetting table experiments/mine/study.yaml --run\n" in shown
 
     study = load_study(folder / "study.yaml")
@@ -82,7 +83,7 @@ def test_the_same_files_are_written_again_and_nothing_is_overwritten(model: str)
         one, two = (Path("experiments") / folder / name for folder in ("uno", "duo"))
         assert one.read_text().replace("uno", "duo") == two.read_text()
     Path("experiments/uno/base.yaml").write_text("edited")
-    with pytest.raises(UserError, match=r"experiments/uno is already there, and nothing is overwritten"):
+    with pytest.raises(UserError, match=r"experiments/uno exists already, and nothing is overwritten"):
         main([*command, "--folder", "uno"])
     assert Path("experiments/uno/base.yaml").read_text() == "edited"
 
@@ -112,14 +113,6 @@ def test_several_files_are_sources_of_their_own(model: str) -> None:
     assert yaml.safe_load(Path("experiments/a/b/full.yaml").read_text())["base"] == "experiments/a/b/base.yaml"
 
 
-def test_columns_and_templates_can_be_given(model: str) -> None:
-    Path("x.tsv").write_text("\n".join(f"t{i}\tq{i}\ta{i}" for i in range(20)))
-    given = ["--column-names", "t", "x", "y", "--prompt", r"{t}:\n{x}", "--response", "{y}"]
-    main(["new", "x.tsv", "--model", model, *given])
-    source = yaml.safe_load(Path("experiments/x/base.yaml").read_text())["data"]["corpus"]["sources"]["x"]
-    assert source == {"path": "x.tsv", "column_names": ["t", "x", "y"], "prompt": "{t}:\n{x}", "response": "{y}"}
-
-
 def test_a_model_that_is_not_here_is_not_asked_for(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["new", write_rows("mine.jsonl"), "--model", "org/not-here"])
     shown = capsys.readouterr().out
@@ -132,29 +125,130 @@ def test_data_cannot_steer_the_terminal(model: str, capsys: pytest.CaptureFixtur
     rows = [{"question": f"\x1b[2Jq{i}", "answer": "a\x07", "\x1bnote": "x"} for i in range(20)]
     main(["new", write_rows("mine.jsonl", rows), "--model", model])
     assert not set(capsys.readouterr().out) & set("\x1b\x07")
+    with pytest.raises(UserError, match="looks like the prompt") as caught:
+        main(["new", write_rows("other.jsonl", [{"\x1bx\n": "\x07", "y": "z"}]), "--model", model])
+    assert not set(str(caught.value)) & set("\x1b\x07")
+
+
+NUMBERS = range(20)
+CHATS = [[{"role": "user", "content": f"ask {i}"}, {"role": "assistant", "content": f"say {i}"}] for i in NUMBERS]
+
+
+def json_lines(rows: Iterable[Any]) -> str:
+    return "\n".join(map(json.dumps, rows))
+
+
+def alpaca(i: int, **more: Any) -> dict[str, Any]:
+    return {"instruction": f"ask {i}", "input": "", "output": f"say {i}", **more}
+
+
+FORMATS: dict[str, tuple[str, str, list[str], dict[str, Any]]] = {
+    "Alpaca": (
+        "x.json", json.dumps([alpaca(i) for i in NUMBERS]), [],
+        {"prompt": "{instruction}\n\n{input}", "prompt_without_input": "{instruction}", "response": "{output}"},
+    ),
+    "Alpaca's columns with history": (
+        "x.jsonl", json_lines(alpaca(i, history=[["before", "then"]] if i else []) for i in NUMBERS), [],
+        {"prompt": "{instruction}\n\n{input}", "prompt_without_input": "{instruction}", "response": "{output}",
+         "history": "history"},
+    ),
+    "ShareGPT": (
+        "x.jsonl",
+        json_lines(
+            {"conversations": [{"from": "human", "value": f"ask {i}"}, {"from": "gpt", "value": f"say {i}"}]}
+            for i in NUMBERS
+        ),
+        [], {"conversations": "conversations"},
+    ),
+    "LIMA": (
+        "x.jsonl", json_lines({"conversations": [f"ask {i}", f"say {i}"], "source": "x"} for i in NUMBERS), [],
+        {"messages": "conversations"},
+    ),
+    "contents in parts": (
+        "x.jsonl",
+        json_lines(
+            {"messages": [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in chat]}
+            for chat in CHATS
+        ),
+        [], {"messages": "messages"},
+    ),
+    "JSON text": (
+        "x.jsonl", json_lines({"messages": json.dumps(chat)} for chat in CHATS), [], {"messages": "messages"},
+    ),
+    "capitals": (
+        "x.jsonl",
+        json_lines(
+            {"messages": [{"Role": turn["role"].upper(), "Content": turn["content"]} for turn in chat]}
+            for chat in CHATS
+        ),
+        [], {"messages": "messages"},
+    ),
+    "odd names": (
+        "x.csv",
+        "Ticket ID,Customer Question: long,Our Reply (EN)\n" + "\n".join(f'{i},"ask {i}",say {i}' for i in NUMBERS),
+        [], {"prompt": "{Customer Question: long}", "response": "{Our Reply (EN)}"},
+    ),
+    "semicolons": (
+        "x.csv", "question;answer\n" + "\n".join(f'"ask {i}";say {i}' for i in NUMBERS), [],
+        {"prompt": "{question}", "response": "{answer}"},
+    ),
+    "TSV without a header": (
+        "x.tsv", "\n".join(f"t{i}\task {i}\tsay {i}" for i in NUMBERS),
+        ["--column-names", "title", "question", "answer"],
+        {"column_names": ["title", "question", "answer"], "prompt": "{question}", "response": "{answer}"},
+    ),
+    "given templates": (
+        "x.tsv", "\n".join(f"ask\t{i}\tsay {i}" for i in NUMBERS),
+        ["--column-names", "t", "x", "y", "--prompt", r"{t}\n{x}", "--response", "{y}"],
+        {"column_names": ["t", "x", "y"], "prompt": "{t}\n{x}", "response": "{y}"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "options", "source"), FORMATS.values(), ids=FORMATS)
+def test_a_usual_file_is_read_as_it_is_meant(
+    model: str, name: str, content: str, options: list[str], source: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(name).write_text(content)
+    main(["new", name, "--model", model, *options])
+    corpus = yaml.safe_load(Path("experiments/x/base.yaml").read_text())["data"]["corpus"]
+    assert corpus["sources"] == {"x": {"path": name, **source}}
+    shown = capsys.readouterr().out
+    assert f"{name}: 20 rows, read as " in shown
+    assert "20 distinct examples" in shown
+    assert "say 0</s>\n---\n" in shown
+    assert "ask" in shown.split("--- prompt")[1].split("--- response")[0]
+
+
+QA = "".join(f'{{"q": "x{i}", "a": "y"}}\n' for i in NUMBERS)
+TOOL = {"role": "tool", "content": "x"}
 
 
 @pytest.mark.parametrize(
     ("name", "content", "options", "message"),
     [
-        ("x.jsonl", '{"q": "x", "a": "y"}\n{"q": \n', [], r"x\.jsonl, line 2: not valid JSON"),
+        ("x.jsonl", QA + '{"q": \n' + QA, [], r"x\.jsonl, line 21: not valid JSON \(Expecting value at column 6 "),
         ("x.jsonl", "", [], r"the file x\.jsonl is empty"),
         ("x.json", "[]", [], r"has no rows"),
         ("x.jsonl", '{"q": "x", "a": "y"}\n' * 20, [], r"1 distinct examples; at least 10"),
         ("x.csv", "u;v\n" + "1;2\n" * 20, [], r"no column that looks like the prompt"),
+        ("x.csv", "question,answer\nx,y\nx,y,z\n", [], r"line 3: found 3 fields between commas, expected 2"),
+        ("x.tsv", "u v\tw\n" * 20, [], r"--prompt '{u v}' --response '{w}'\n.*--column-names names the columns"),
         ("x.jsonl", '{"q": "x", "a": ""}\n' * 20, [], r"looks like the response"),
-        ("x.jsonl", '{"q": "x", "a": "y"}\n' * 20, ["--messages", "q"], r"malformed messages \(20\)"),
-        ("x.jsonl", '{"q": "x", "a": "y"}\n' * 20, ["--prompt", "{z}"], r"no column 'z'\. The columns are 'q', 'a'"),
-        ("x.jsonl", '{"q": "x", "a": "y"}\n' * 20, ["--prompt", "{q"], r"is not valid: '{' names no column"),
-        ("x.txt", "hello", [], r"format of x\.txt is not clear"),
-        ("x.jsonl", "{}", ["--folder", "../x"], r"a name below experiments/ was expected"),
-        ("x.jsonl", "{}", ["--folder", ".x"], r"a name below experiments/ was expected"),
         (
             "x.jsonl",
-            "".join(f'{{"q": "{i}", "a": "y"}}\n' for i in range(20)),
-            ["--model", "./gone"],
-            r"no model folder",
+            json_lines({"messages": [*chat, TOOL]} for chat in CHATS),
+            [],
+            r"(?s)messages: \[{.*\(no conversation: unknown role\).*by system, user and assistant",
         ),
+        ("x.jsonl", QA, ["--messages", "q"], r"malformed messages \(20\)"),
+        ("x.jsonl", QA, ["--prompt", "{z}"], r"no column 'z'\. The columns are 'q', 'a'"),
+        ("x.jsonl", QA, ["--prompt", "{q"], r"is not valid: '{' names no column"),
+        ("x.csv", "q,a\nx,y\n", ["--column-names", "q", "a"], r"first line is a header"),
+        ("x.txt", "hello", [], r"format of x\.txt is not clear"),
+        ("x.jsonl", QA, ["--folder", "../x"], r"a name below experiments/ was expected"),
+        ("x.jsonl", QA, ["--folder", ".x"], r"a name below experiments/ was expected"),
+        ("x.jsonl", QA, ["--model", "./gone"], r"no model folder"),
     ],
 )
 def test_nothing_is_written_where_something_is_wrong(

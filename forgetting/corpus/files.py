@@ -162,11 +162,12 @@ def _json_rows(file: Path, where: str) -> tuple[list[str], Iterator[dict[str, An
                 if not line.strip():
                     continue
                 try:
-                    numbered.append((number, json.loads(line)))
+                    numbered.append((number, json.loads(line.rstrip())))
                 except (ValueError, RecursionError) as error:
+                    reason = _reason(error).replace(": line 1 column", " at column")
                     raise UserError(
-                        f"{where}, line {number}: not valid JSON ({_reason(error)}). Expected one JSON object a line, "
-                        "or one array of objects."
+                        f"{where}, line {number}: not valid JSON ({reason}). Expected one JSON object a line, or one "
+                        "array of objects."
                     ) from None
     _refuse_rows_by_name(numbered, where)
     columns: dict[str, None] = {}

@@ -1,6 +1,7 @@
 """Columns of a file → the mapping that its rows most likely have, or an error that says what to write."""
 
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from forgetting.corpus.configuration import MOST_SHOWN, columns_of
 from forgetting.corpus.messages import INSERTED, DroppedRow, Row, normalized, validated
 from forgetting.corpus.trees import FLAT_COLUMNS
-from forgetting.corpus.values import is_blank
+from forgetting.corpus.values import is_blank, visible
 from forgetting.errors import UserError
 
 PROMPTS = (
@@ -23,6 +24,8 @@ RESPONSES = (
     "输出", "回答", "答案",
 )  # fmt: skip
 """Words of a column of responses, the more telling ones first."""
+
+WORDS = {"prompt": PROMPTS, "response": RESPONSES}
 
 CONTEXTS = ("input", "context", "passage", "document")
 """Names of a column that a prompt may come with."""
@@ -123,20 +126,21 @@ def _turns(values: dict[str, list[Any]], where: str) -> Guess | None:
 
 
 def _are_turns(filled: list[Any], key: str, any_texts: bool) -> bool:
-    """Whether at least half of the values are conversations with a question and an answer."""
-    return sum(_is_conversation(value, key, any_texts) for value in filled) * 2 >= max(len(filled), 1)
+    """Whether at least half of the values are conversations."""
+    return sum(_flaw(value, key, any_texts) is None for value in filled) * 2 >= max(len(filled), 1)
 
 
-def _is_conversation(value: Any, key: str, any_texts: bool) -> bool:
+def _flaw(value: Any, key: str, any_texts: bool) -> str | None:
+    """The reason why a value is no conversation with a question and an answer; None for one."""
     if isinstance(value, INSERTED) and not (isinstance(value, str) and value.lstrip().startswith(("[", "{"))):
-        return False
+        return "text"
     if isinstance(value, list) and not any_texts and all(isinstance(turn, str) for turn in value):
-        return False
+        return "a list of texts"
     try:
         roles = {message["role"] for message in validated(normalized(value, *KEYS[key]))}
-    except DroppedRow:
-        return False
-    return {"user", "assistant"} <= roles
+    except DroppedRow as reason:
+        return str(reason)
+    return None if "user" in roles else "no user turn"
 
 
 # --- prompt and response ---------------------------------------------------------------------------------------------
@@ -150,17 +154,19 @@ def _templates(values: dict[str, list[Any]], given: Given, where: str) -> Guess:
         and all(isinstance(value, INSERTED) for value in filled)
     ]  # fmt: skip
     chosen: dict[str, str | None] = {}
-    for part, words in (("prompt", PROMPTS), ("response", RESPONSES)):
+    for part in templates:
         free = [name for name in texts if name not in chosen.values()]
-        chosen[part] = _best(free, words, values, where, part) if templates[part] is None else None
+        chosen[part] = _best(free, values, where, part) if templates[part] is None else None
     missing = [part for part, template in templates.items() if template is None and chosen[part] is None]
     others = [name for name in texts if name not in chosen.values()]
     fit = [name for name in others if not (_is_about_rows(name) or _is_context(name) or _words(name) in SYSTEMS)]
-    if len(missing) == len(fit) == 1:  # the other part is known, and one column of text is left
+    no_text = [name for name in values if name not in texts and name not in taken]
+    if len(missing) == len(fit) == 1 and all(_place(name, WORDS[missing[0]]) is None for name in no_text):
+        # The other part is known, and one column of text is left.
         chosen[missing.pop()] = fit.pop()
     if missing:
         free = iter(sorted(fit, key=lambda name: all(str(value).strip().isdecimal() for value in values[name])))
-        options = " ".join(f'--{part} "{{{_shortened(next(free, "COLUMN"))}}}"' for part in missing)
+        options = " ".join(f"--{part} {_template(next(free, 'COLUMN'))}" for part in missing)
         raise _unclear(f"{where} has no column that looks like the {' or the '.join(missing)}", values, options)
     mapping: dict[str, str] = {}
     for part, template in templates.items():
@@ -181,24 +187,34 @@ def _templates(values: dict[str, list[Any]], given: Given, where: str) -> Guess:
     )
 
 
-def _best(names: Iterable[str], known: tuple[str, ...], values: dict[str, Any], where: str, part: str) -> str | None:
-    """The column whose name says most clearly that it holds prompts (or responses): a whole name before a part of one.
+def _best(names: Iterable[str], values: dict[str, Any], where: str, part: str) -> str | None:
+    """The column whose name says most clearly that it holds prompts (or responses).
 
     Raises:
         UserError: Two say it equally well.
     """
     ranked: dict[tuple[bool, int], list[str]] = {}
     for name in names:
-        words = _words(name)
-        places = [known.index(word) for word in words if word in known and (len(word) > 1 or len(words) == 1)]
-        if places and not (len(words) > 1 and _is_about_rows(name)):
-            ranked.setdefault((len(words) > 1, min(places)), []).append(name)
+        place = _place(name, WORDS[part])
+        if place is not None:
+            ranked.setdefault(place, []).append(name)
     if not ranked:
         return None
     best = ranked[min(ranked)]
     if len(best) > 1:
-        raise _unclear(f"{where} has several columns that look like the {part}", values, f'--{part} "{{{best[0]}}}"')
+        raise _unclear(
+            f"{where} has several columns that look like the {part}", values, f"--{part} {_template(best[0])}"
+        )
     return best[0]
+
+
+def _place(name: str, known: tuple[str, ...]) -> tuple[bool, int] | None:
+    """How clearly a name is one of the known words, to sort by: a whole name before a part of one."""
+    words = _words(name)
+    places = [known.index(word) for word in words if word in known and (len(word) > 1 or len(words) == 1)]
+    if not places or (len(words) > 1 and _is_about_rows(name)):
+        return None
+    return len(words) > 1, min(places)
 
 
 def _words(name: str) -> tuple[str, ...]:
@@ -216,19 +232,34 @@ def _is_about_rows(name: str) -> bool:
 
 
 def _unclear(what: str, values: dict[str, list[Any]], options: str) -> UserError:
-    lines = [
-        f"  {_shortened(name)}: {_shortened(repr(filled[0])) if filled else '(empty)'}"
-        for name, filled in list(values.items())[:MOST_SHOWN]
-    ]
+    lines = [f"  {_shortened(name)}: {_shown(filled)}" for name, filled in list(values.items())[:MOST_SHOWN]]
     if len(values) > MOST_SHOWN:
         lines.append(f"  ... and {len(values) - MOST_SHOWN:,} more")
     listed = "\n".join(lines)
     return UserError(
         f"{what}. The columns, each with a value:\n{listed}\nName what to read, such as: {options}\n"
-        'A template may hold several columns ("{title}: {text}"). --messages names a column of whole conversations, '
-        "--column-names the columns of a CSV or TSV file without a header."
+        'A template may hold several columns ("{title}: {text}") of text or numbers. --messages names a column of '
+        "whole conversations: lists of {role, content} or {from, value}, by system, user and assistant. If the first "
+        "row of a CSV or TSV file was taken for its header, --column-names names the columns."
     )
 
 
+def _shown(filled: list[Any]) -> str:
+    """A value of a column and, where it is a list or an object, the reason why it is no conversation."""
+    if not filled:
+        return "(empty)"
+    value = filled[0]
+    flaws = [] if isinstance(value, INSERTED) else [_flaw(value, key, any_texts=True) for key in KEYS]
+    if not flaws or None in flaws:
+        return _shortened(repr(value))
+    flaw = next((flaw for flaw in flaws if flaw != "malformed messages"), flaws[0])
+    return f"{_shortened(repr(value))} (no conversation: {flaw})"
+
+
+def _template(name: str) -> str:
+    """A template of one column, as it is typed in a shell."""
+    return shlex.quote(f"{{{name if len(name) <= SHOWN_CHARACTERS and name.isprintable() else 'COLUMN'}}}")
+
+
 def _shortened(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+    return visible(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}...").replace("\n", " ")

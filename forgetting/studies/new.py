@@ -1,7 +1,7 @@
-"""The command `new`: from files of one's own to experiments over them, and a study that compares those.
+"""The command `new`: a user's files of examples → experiments on them, and the study that compares these.
 
-It looks at the files, says how it takes them and shows an example, then writes a folder of short files. Nothing is
-written before everything has been looked at.
+It reads the files, prints how their rows become messages and one example, and writes a folder of short YAML files.
+Nothing is written before everything has been read.
 """
 
 import re
@@ -19,37 +19,37 @@ from forgetting.errors import UserError
 from forgetting.paths import EXPERIMENTS
 
 if TYPE_CHECKING:
-    from forgetting.corpus.guess import Given, Guess
+    from forgetting.corpus.guess import Given
     from forgetting.corpus.sources import LoadedSource
 
 ROWS_TO_GUESS_FROM = 1000
 FEWEST = 10
-"""Distinct examples below which there is nothing to learn from."""
+"""Distinct examples below which no corpus is drawn."""
 
 
 def new_command(arguments: list[str]) -> None:
-    """Look at files of examples, show how they are taken, and write experiments and a study over them."""
+    """Print how files become examples, and write experiments on them and their study."""
     options = parse(_parser(), arguments)
     if not options.model:
         raise UserError("new needs a base model: --model FOLDER, or --model NAME of one on the hub.")
     folder = _folder(options.folder, options.files[0])
     from forgetting.corpus.guess import Given
+    from forgetting.corpus.values import visible
     from forgetting.studies.new_files import Setup, files_of
-    from forgetting.studies.new_preview import Preview, visible
+    from forgetting.studies.new_preview import preview_of
 
     given = Given(_typed(options.prompt), _typed(options.response), options.messages)
-    names = options.column_names
-    inputs = [read_input(name, path, given, names) for name, path in _named(options.files).items()]
+    inputs = [read_input(name, path, given, options.column_names) for name, path in _named(options.files).items()]
     for each in inputs:
         print(visible(each.report()))
     texts = {key: text for each in inputs for key, text in each.distinct()}
     if len(texts) < FEWEST:
         raise UserError(
-            f"There are {len(texts)} distinct examples; at least {FEWEST} were expected, of which some train the "
-            "reference and some are held out. Give more files."
+            f"There are {len(texts)} distinct examples; at least {FEWEST} were expected, as some train the reference "
+            "and some are held out. Give more files."
         )
-    preview = Preview.of(options.model, list(texts.values()))
-    setup = Setup(options.model, folder, {each.name: each.entry() for each in inputs}, len(texts), preview.max_length)
+    preview = preview_of(options.model, list(texts.values()))
+    setup = Setup(options.model, folder, {each.name: each.source for each in inputs}, len(texts), preview.max_length)
     print(f"{setup.sizes()}\n\n{preview.report()}\n")
     with complete_folder(folder) as temporary:
         for name, content in files_of(setup).items():
@@ -59,41 +59,34 @@ def new_command(arguments: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Input:
-    """One argument's files: a source of the corpus.
+    """The files behind one argument: a source of the corpus.
 
     Attributes:
         name: Of the source.
-        path: As it was given.
-        column_names: Of CSV and TSV files without a header.
-        guess: How its rows become messages.
-        read: What they became.
+        form: How its rows become messages, for a reader.
+        source: The source as an experiment's YAML has it.
+        loaded: Its examples.
     """
 
     name: str
-    path: str
-    column_names: list[str] | None
-    guess: "Guess"
-    read: "LoadedSource"
-
-    def entry(self) -> dict[str, Any]:
-        """The source as an experiment says it."""
-        names = {} if self.column_names is None else {"column_names": self.column_names}
-        return {"path": self.path, **names, **self.guess.mapping}
+    form: str
+    source: dict[str, Any]
+    loaded: "LoadedSource"
 
     def distinct(self) -> list[tuple[bytes, str]]:
         """Key and JSON of its examples."""
-        return list(zip(self.read.examples.keys, self.read.examples.texts, strict=True))
+        return list(zip(self.loaded.examples.keys, self.loaded.examples.texts, strict=True))
 
     def report(self) -> str:
-        """How the files were taken, and what became of their rows."""
-        lines = [f"{self.path}: {self.read.num_rows:,} rows, taken as {self.guess.form}"]
-        lines += [f"  {key}: {value!r}" for key, value in self.guess.mapping.items()]
-        dropped = sum(self.read.dropped.values(), Counter[str]())
-        reasons = ", ".join(f"{reason} {number:,}" for reason, number in dropped.most_common())
-        lines.append(f"  {len(self.read.examples):,} examples" + (f"; dropped rows: {reasons}" if reasons else ""))
-        if self.read.unmapped:
-            columns = ", ".join(f"{column} ({number:,} rows)" for column, number in self.read.unmapped.items())
-            lines.append(f"  columns that hold text and are not used: {columns}")
+        """The mapping of the rows, and the counts of examples, dropped rows and columns that are not used."""
+        lines = [f"{self.source['path']}: {self.loaded.num_rows:,} rows, read as {self.form}"]
+        lines += [f"  {key}: {value!r}" for key, value in self.source.items() if key != "path"]
+        dropped = sum(self.loaded.dropped.values(), Counter[str]())
+        reasons = ", ".join(f"{reason} ({number:,})" for reason, number in dropped.most_common())
+        lines.append(f"  {len(self.loaded.examples):,} examples" + (f"; dropped rows: {reasons}" if reasons else ""))
+        if self.loaded.unmapped:
+            columns = ", ".join(f"{column} ({number:,} rows)" for column, number in self.loaded.unmapped.items())
+            lines.append(f"  not in the corpus, as no mapping names them: {columns}")
         return "\n".join(lines)
 
 
@@ -104,22 +97,25 @@ def read_input(name: str, path: str, given: "Given", column_names: list[str] | N
         UserError: There is no file, one is not what its suffix says, its columns are not clear, or no row is usable.
     """
     from forgetting.corpus.configuration import Source
-    from forgetting.corpus.files import is_local_data, local_files, read_rows
+    from forgetting.corpus.files import local_files, read_rows
     from forgetting.corpus.guess import guess_mapping
     from forgetting.corpus.sources import SourceCache, read_source, resolve_source
 
-    files = local_files(Source(path, name=name)) if is_local_data(path) else None
+    options: dict[str, Any] = {"path": path} if column_names is None else {"path": path, "column_names": column_names}
+    unmapped = Source(**options, name=name)
+    files = local_files(unmapped)
     if files is None:
         raise UserError(
-            f"There is no file or folder {path} (from {Path.cwd()}). `new` looks at local files; for a data set on the "
+            f"There is no file or folder {path} (from {Path.cwd()}). `new` reads local files; for a data set on the "
             "hub write its source into an experiment, as docs/corpus.md says."
         )
-    columns, rows = read_rows(Source(path, name=name, column_names=column_names), files[0])
+    columns, rows = read_rows(unmapped, files[0])
     guess = guess_mapping(columns, list(islice(rows, ROWS_TO_GUESS_FROM)), given, str(files[0]))
-    source = Source(path, name=name, column_names=column_names, **guess.mapping)  # pyright: ignore[reportArgumentType]
+    options |= guess.mapping
+    source = Source(**options, name=name)
     source.check()
-    read = read_source(resolve_source(source, SourceCache(Path("corpora/.sources.json"))), 0)
-    return Input(name, path, column_names, guess, read)
+    loaded = read_source(resolve_source(source, SourceCache(Path("corpora/.sources.json"))), 0)
+    return Input(name, guess.form, options, loaded)
 
 
 def _typed(template: str | None) -> str | None:
@@ -150,7 +146,7 @@ def _folder(given: str | None, first: str) -> Path:
     """The folder to write.
 
     Raises:
-        UserError: Its name is none, or it is there already.
+        UserError: Its name is not valid, or it exists.
     """
     name = _stem(first) if given is None else given
     if not all(re.fullmatch(r"\w[\w.-]*", part) for part in name.split("/")):
@@ -161,7 +157,7 @@ def _folder(given: str | None, first: str) -> Path:
     folder = Path(EXPERIMENTS) / name
     if folder.exists():
         raise UserError(
-            f"{folder} is already there, and nothing is overwritten. Give another name with --folder, or remove it."
+            f"{folder} exists already, and nothing is overwritten. Give another name with --folder, or remove it."
         )
     return folder
 
@@ -170,7 +166,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         exit_on_error=False,
         prog="python -m forgetting new",
-        description="Look at files of examples, show how they are taken, and write experiments and a study over them.",
+        description="Print how files become examples, and write experiments on them and the study that compares these.",
     )
     add = parser.add_argument
     add("files", type=str, nargs="+", help="JSON, JSON Lines, CSV, TSV or Parquet files, folders or patterns of them")

@@ -1,4 +1,4 @@
-"""The files that `new` writes: a base with the data and the model, four short experiments, and their study."""
+"""The files that `new` writes: a base with data and model, four short experiments, and their study."""
 
 import shlex
 from dataclasses import dataclass
@@ -13,65 +13,65 @@ import yaml
 from forgetting.arguments import read_yaml
 from forgetting.paths import CONFIGS, EXPERIMENTS
 
-VALIDATION, REFERENCE = 1000, 10_000
-"""Sizes of D_val and D_ref in the paper, which more data does not raise."""
+PAPER = read_yaml(CONFIGS / "paper.yaml")["data"]
+"""What an experiment does not say: template, lengths, batches, and the sizes that more data does not raise."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What is to be written.
+    """What the files hold.
 
     Attributes:
         model: The base model.
-        folder: Where to, below `experiments/`.
-        sources: The corpus's.
-        distinct: Examples without duplicates.
+        folder: Where they are written, below `experiments/`.
+        sources: The corpus's sources, by name.
+        num_distinct: Examples without duplicates.
         max_length: Tokens of a sequence.
     """
 
     model: str
     folder: Path
     sources: dict[str, dict[str, Any]]
-    distinct: int
+    num_distinct: int
     max_length: int
 
     @property
     def name(self) -> str:
-        """Of the folder, below `experiments/`."""
+        """The name of the folder, below `experiments/`."""
         return self.folder.relative_to(EXPERIMENTS).as_posix()
 
     @property
     def num_validation(self) -> int:
-        """A twentieth, at most the paper's."""
-        return min(VALIDATION, max(1, self.distinct // 20))
+        """A twentieth of the examples, at most as many as in `paper.yaml`."""
+        return min(PAPER["corpus"]["num_validation"], max(1, self.num_distinct // 20))
 
     @property
     def num_reference(self) -> int:
-        """A sixth of the rest, as in the paper, and at most the paper's."""
-        return min(REFERENCE, max(1, (self.distinct - self.num_validation) // 6))
+        """A sixth of the others, as in the paper, and at most as many."""
+        return min(PAPER["corpus"]["num_reference"], max(1, (self.num_distinct - self.num_validation) // 6))
 
     @property
     def num_train(self) -> int:
         """All others."""
-        return self.distinct - self.num_validation - self.num_reference
+        return self.num_distinct - self.num_validation - self.num_reference
 
     def sizes(self) -> str:
         """The sizes in a line."""
-        batch = read_yaml(CONFIGS / "paper.yaml")["data"]["batch_size"]
+        steps = [ceil(number / PAPER["batch_size"]) for number in (self.num_train, self.num_reference)]
         return (
-            f"{self.distinct:,} distinct examples: {self.num_train:,} to train on ({ceil(self.num_train / batch):,} "
-            f"steps of {batch}), {self.num_reference:,} for the reference ({ceil(self.num_reference / batch):,} steps) "
-            f"and {self.num_validation:,} held out"
+            f"{self.num_distinct:,} distinct examples: {self.num_train:,} train, {self.num_reference:,} reference, "
+            f"{self.num_validation:,} validation; optimizer steps in batches of {PAPER['batch_size']}: {steps[0]:,} "
+            f"on train, {steps[1]:,} on reference"
         )
 
     def ending(self) -> str:
         """What was written, and the commands that follow."""
-        look = ["python", "-m", "forgetting", "prepare", "--config", str(self.folder / "forgetting.yaml")]
-        run = ["python", "-m", "forgetting", "table", str(self.folder / "study.yaml"), "--run"]
+        prepare = ["python", "-m", "forgetting", "prepare", "--config", str(self.folder / "forgetting.yaml")]
+        table = ["python", "-m", "forgetting", "table", str(self.folder / "study.yaml"), "--run"]
         return (
             f"wrote {self.folder}: {', '.join(files_of(self))}\n"
-            f"the corpus and its tokens, counted:\n  {shlex.join(look)}\n"
-            f"every run, and their table (resumes where it was stopped):\n  {shlex.join(run)}"
+            f"count the corpus in tokens:\n  {shlex.join(prepare)}\n"
+            f"train every run and print the table (stopped, it resumes):\n  {shlex.join(table)}"
         )
 
 
@@ -92,7 +92,7 @@ def files_of(setup: Setup) -> dict[str, str]:
 
 REFERENCE_FILE = """\
 # {name} · the reference model, trained on D_ref.
-# Its nll and the base model's give every response token of D_train its score.
+# Every response token of D_train is scored by its nll under the base model and under this one.
 base: {base}
 data:
   split: reference
@@ -106,14 +106,14 @@ data:
 """
 
 IGNORING = """\
-# {name} · Ignoring: trains on the top ρ of the response tokens by their score, and leaves the others out.
+# {name} · Ignoring: trains on the top-ρ fraction of the response tokens by score, and leaves the others out.
 base: {base}
 data:
   positive_fraction: 0.7            # ρ
 """
 
 FORGETTING = """\
-# {name} · Forgetting: trains on the top ρ of the response tokens, and unlearns the others.
+# {name} · Forgetting: trains on the top-ρ fraction of the response tokens by score, and unlearns the others.
 base: {base}
 model:
   objective:
@@ -124,12 +124,12 @@ data:
 """
 
 STUDY = """\
-# The comparison of the runs in this folder: `python -m forgetting table` prints it; with --run it runs what is missing.
+# The comparison of these experiments: `python -m forgetting table` prints it, and with --run runs what is missing.
 title: {title}
 columns:
   - {{name: Held-out nll, metric: validation/nll, decimals: 4}}
   - {{name: Minutes, cost: fit}}
-# Benchmarks are columns, too: name a suite, or write one (docs/evaluation.md), and add its columns above.
+# For benchmarks name a suite, or write one (docs/evaluation.md), and add its columns above.
 # suite: main
 seeds: 3                            # runs of each row; --seeds 1 for a first look
 groups:
@@ -159,22 +159,21 @@ def _base(setup: Setup) -> str:
         )
         dtype = "  dtype: float32                    # no GPU\n"
     length = ""
-    if setup.max_length != read_yaml(CONFIGS / "paper.yaml")["data"]["max_length"]:
+    if setup.max_length != PAPER["max_length"]:
         length = f"  max_length: {setup.max_length:<22}# the model's positions; longer examples are cut\n"
     sources = indent(_block(setup.sources), " " * 6)
     return (
-        f"# What every experiment in {EXPERIMENTS}/{setup.name} shares: each names this file as its `base`.\n"
-        "# What is not here is in configs/paper.yaml, where every value has its source. Paths are from the folder in\n"
-        "# which the commands are run.\n"
+        f"# What the experiments in {EXPERIMENTS}/{setup.name} share: each names this file as its `base`.\n"
+        "# Other settings are those of configs/paper.yaml. Paths start from the folder in which commands are run.\n"
         f"{trainer}"
         "model:\n"
         f"  backbone: {_scalar(setup.model)}\n"
         f"{dtype}"
         "data:\n"
         "  corpus:\n"
-        "    sources:                        # docs/corpus.md says what a source can say\n"
+        "    sources:                        # every key of a source: docs/corpus.md\n"
         f"{sources}"
-        f"    # All of {setup.distinct:,} distinct examples. D_ref trains the reference, D_val is held out.\n"
+        f"    # All of {setup.num_distinct:,} distinct examples. D_ref trains the reference, D_val is held out.\n"
         f"    num_train: {setup.num_train}\n"
         f"    num_reference: {setup.num_reference}\n"
         f"    num_validation: {setup.num_validation}\n"
