@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from transformers import AutoConfig, AutoTokenizer
 
 from forgetting.arguments import base_files, merged
 from forgetting.cli import main
@@ -113,7 +114,15 @@ def test_several_files_are_sources_of_their_own(model: str) -> None:
     assert yaml.safe_load(Path("experiments/a/b/full.yaml").read_text())["base"] == "experiments/a/b/base.yaml"
 
 
-def test_a_model_that_is_not_here_is_not_asked_for(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_is_not_here_is_not_asked_for(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_here(name: str, **options: Any) -> None:
+        assert options["local_files_only"], "the hub would be asked"
+        raise OSError(name)
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", not_here)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", not_here)
     main(["new", write_rows("mine.jsonl"), "--model", "org/not-here"])
     shown = capsys.readouterr().out
     assert "--- response\nit is 0<EOS>\n" in shown
