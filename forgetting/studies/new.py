@@ -39,7 +39,7 @@ def new_command(arguments: list[str]) -> None:
     from forgetting.studies.new_preview import preview_of
 
     given = Given(_typed(options.prompt), _typed(options.response), options.messages)
-    inputs = [read_input(name, path, given, options.column_names) for name, path in _named(options.files).items()]
+    inputs = [_read_input(name, path, given, options.column_names) for name, path in _named(options.files).items()]
     for each in inputs:
         print(visible(each.report()))
     texts = {key: text for each in inputs for key, text in each.distinct()}
@@ -90,7 +90,7 @@ class Input:
         return "\n".join(lines)
 
 
-def read_input(name: str, path: str, given: "Given", column_names: list[str] | None = None) -> Input:
+def _read_input(name: str, path: str, given: "Given", column_names: list[str] | None) -> Input:
     """Read the files behind one argument, by the mapping that is guessed from the first of them.
 
     Raises:
@@ -102,14 +102,14 @@ def read_input(name: str, path: str, given: "Given", column_names: list[str] | N
     from forgetting.corpus.sources import SourceCache, read_source, resolve_source
 
     options: dict[str, Any] = {"path": path} if column_names is None else {"path": path, "column_names": column_names}
-    unmapped = Source(**options, name=name)
-    files = local_files(unmapped)
+    raw = Source(**options, name=name)
+    files = local_files(raw)
     if files is None:
         raise UserError(
             f"There is no file or folder {path} (from {Path.cwd()}). `new` reads local files; for a data set on the "
             "hub write its source into an experiment, as docs/corpus.md says."
         )
-    columns, rows = read_rows(unmapped, files[0])
+    columns, rows = read_rows(raw, files[0])
     guess = guess_mapping(columns, list(islice(rows, ROWS_TO_GUESS_FROM)), given, str(files[0]))
     options |= guess.mapping
     source = Source(**options, name=name)
