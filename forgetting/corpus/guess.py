@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from forgetting.corpus.configuration import MOST_SHOWN, columns_of
@@ -68,7 +68,7 @@ class Guess:
     """
 
     form: str
-    mapping: dict[str, str] = field(default_factory=dict)
+    mapping: dict[str, str]
 
 
 def guess_mapping(columns: Sequence[str], rows: Sequence[Row], given: Given, where: str) -> Guess:
@@ -149,42 +149,59 @@ def _flaw(value: Any, key: str, any_texts: bool) -> str | None:
 def _templates(values: dict[str, list[Any]], given: Given, where: str) -> Guess:
     templates = {"prompt": given.prompt, "response": given.response}
     taken = {name for template in templates.values() if template is not None for name in columns_of(template)}
-    texts = [
-        name for name, filled in values.items() if filled and not set(name) & set("{}") and name not in taken
-        and all(isinstance(value, INSERTED) for value in filled)
-    ]  # fmt: skip
-    chosen: dict[str, str | None] = {}
-    for part in templates:
-        free = [name for name in texts if name not in chosen.values()]
-        chosen[part] = _best(free, values, where, part) if templates[part] is None else None
-    missing = [part for part, template in templates.items() if template is None and chosen[part] is None]
-    others = [name for name in texts if name not in chosen.values()]
-    fit = [name for name in others if not (_is_about_rows(name) or _is_context(name) or _words(name) in SYSTEMS)]
-    no_text = [name for name in values if name not in texts and name not in taken]
-    if len(missing) == len(fit) == 1 and all(_place(name, WORDS[missing[0]]) is None for name in no_text):
-        # The other part is known, and one column of text is left.
-        chosen[missing.pop()] = fit.pop()
-    if missing:
-        free = iter(sorted(fit, key=lambda name: all(str(value).strip().isdecimal() for value in values[name])))
-        options = " ".join(f"--{part} {_template(next(free, 'COLUMN'))}" for part in missing)
-        raise _unclear(f"{where} has no column that looks like the {' or the '.join(missing)}", values, options)
-    mapping: dict[str, str] = {}
-    for part, template in templates.items():
-        mapping[part] = f"{{{chosen[part]}}}" if template is None else template
-    context = next((name for name in values if _is_context(name) and name not in {*taken, *chosen.values()}), None)
-    if given.prompt is None and context is not None and (context in texts or not values[context]):
-        mapping |= {"prompt": f"{mapping['prompt']}\n\n{{{context}}}", "prompt_without_input": mapping["prompt"]}
-    for name, filled in values.items():
-        if _words(name) in SYSTEMS and (name in texts or not filled) and name not in chosen.values():
-            mapping["system"] = f"{{{name}}}"
+    free = {name: filled for name, filled in values.items() if name not in taken and not set(name) & set("{}")}
+    texts = [name for name, filled in free.items() if filled and all(isinstance(value, INSERTED) for value in filled)]
+    parts = [part for part, template in templates.items() if template is None]
+    chosen = _chosen(parts, free, texts, where, values)
+    mapping = {part: f"{{{chosen[part]}}}" if template is None else template for part, template in templates.items()}
+    # Columns without a value in these rows may have one in later rows.
+    others = [name for name, filled in free.items() if name not in chosen.values() and (name in texts or not filled)]
+    context = next(filter(_is_context, others), None)
+    if given.prompt is None and context is not None:
+        prompt = mapping["prompt"]
+        with_context = {"prompt": f"{prompt}\n\n{{{context}}}", "prompt_without_input": prompt}
+        mapping = with_context | {"response": mapping["response"]}
+    system = next((name for name in others if _words(name) in SYSTEMS), None)
+    if system is not None:
+        mapping["system"] = f"{{{system}}}"
     if "history" in values and all(isinstance(pairs, list) for pairs in values["history"]):
         mapping["history"] = "history"
     is_alpaca = chosen == {"prompt": "instruction", "response": "output"}
-    order = ("prompt", "prompt_without_input", "response", "system", "history")
-    return Guess(
-        "Alpaca (instruction, input, output)" if is_alpaca else "prompt and response",
-        {key: mapping[key] for key in order if key in mapping},
-    )
+    return Guess("Alpaca (instruction, input, output)" if is_alpaca else "prompt and response", mapping)
+
+
+def _chosen(
+    parts: list[str], free: dict[str, list[Any]], texts: list[str], where: str, values: dict[str, list[Any]]
+) -> dict[str, str]:
+    """The column of each part, prompt or response, that the user did not give.
+
+    Args:
+        parts: Those that were not given.
+        free: Values of the columns that no given template names.
+        texts: Those of them that a template can insert.
+        where: The file, for messages.
+        values: Of all columns, for messages.
+
+    Raises:
+        UserError: There is none for a part, or there are several.
+    """
+    chosen: dict[str, str] = {}
+    for part in parts:
+        best = _best([name for name in texts if name not in chosen.values()], values, where, part)
+        if best is not None:
+            chosen[part] = best
+    missing = [part for part in parts if part not in chosen]
+    others = [name for name in texts if name not in chosen.values()]
+    fit = [name for name in others if not (_is_about_rows(name) or _is_context(name) or _words(name) in SYSTEMS)]
+    if len(missing) == len(fit) == 1:  # the other part is known, and one column of text is left
+        is_elsewhere = any(_place(name, WORDS[missing[0]]) is not None for name in free if name not in texts)
+        if not is_elsewhere:
+            chosen[missing.pop()] = fit.pop()
+    if missing:
+        proposed = iter(sorted(fit, key=lambda name: all(str(value).strip().isdecimal() for value in values[name])))
+        options = " ".join(f"--{part} {_template(next(proposed, 'COLUMN'))}" for part in missing)
+        raise _unclear(f"{where} has no column that looks like the {' or the '.join(missing)}", values, options)
+    return chosen
 
 
 def _best(names: Iterable[str], values: dict[str, Any], where: str, part: str) -> str | None:
