@@ -55,7 +55,7 @@ def separated_rows(
                 f"{where}, line {number}: found {len(fields)} fields between {_named(separator)}, expected "
                 f"{len(columns)} ({', '.join(columns)}). "
                 "A file without a header row needs column_names; fields in double quotes need quoted: true."
-                + _other_separator(fields, separator)
+                + _other_separator(fields, separator, len(columns))
             )
     if source.unescape:
         numbered = [(number, [_unescaped(field) for field in fields]) for number, fields in numbered]
@@ -85,7 +85,7 @@ def _separator(text: TextIOWrapper, form: str, quoted: bool, names: list[str] | 
             widths = {len(fields) for _, fields in islice(_records(text, separator, quoted), ROWS_TO_SNIFF)}
         except csv.Error:
             continue
-        if len(widths) == 1 and widths != {1}:
+        if len(widths) == 1 and (widths != {1} if names is None else widths == {len(names)}):
             return separator
     return usual
 
@@ -98,14 +98,14 @@ def _named(separator: str) -> str:
     return {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}[separator]
 
 
-def _other_separator(fields: list[str], separator: str) -> str:
+def _other_separator(fields: list[str], separator: str, expected: int) -> str:
     """A hint where a line looks as if something else separated its fields."""
     others = [other for other in SEPARATORS if other != separator and other in separator.join(fields)]
     if len(fields) > 1 or not others:
         return ""
     return (
-        f" They seem to stand between {_named(others[0])}, of which the first {ROWS_TO_SNIFF} lines do not have the "
-        "same number: check those lines."
+        f" They seem to stand between {_named(others[0])}, which do not cut each of the first {ROWS_TO_SNIFF} lines "
+        f"into {expected} fields: check those lines."
     )
 
 
