@@ -59,9 +59,8 @@ class Setup:
         """The sizes in a line."""
         steps = [ceil(number / PAPER["batch_size"]) for number in (self.num_train, self.num_reference)]
         return (
-            f"{self.num_distinct:,} distinct examples: {self.num_train:,} train, {self.num_reference:,} reference, "
-            f"{self.num_validation:,} validation; optimizer steps in batches of {PAPER['batch_size']}: {steps[0]:,} "
-            f"on train, {steps[1]:,} on reference"
+            f"{self.num_distinct:,} distinct examples: {self.num_train:,} train ({steps[0]:,} optimizer steps of "
+            f"{PAPER['batch_size']}), {self.num_reference:,} reference ({steps[1]:,}), {self.num_validation:,} validation"
         )
 
     def ending(self) -> str:
