@@ -60,7 +60,8 @@ class Setup:
         steps = [ceil(number / PAPER["batch_size"]) for number in (self.num_train, self.num_reference)]
         return (
             f"{self.num_distinct:,} distinct examples: {self.num_train:,} train ({steps[0]:,} optimizer steps of "
-            f"{PAPER['batch_size']}), {self.num_reference:,} reference ({steps[1]:,}), {self.num_validation:,} validation"
+            f"{PAPER['batch_size']}), {self.num_reference:,} reference ({steps[1]:,}), "
+            f"{self.num_validation:,} validation"
         )
 
     def ending(self) -> str:
