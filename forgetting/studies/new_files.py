@@ -164,7 +164,7 @@ def _base(setup: Setup) -> str:
     sources = indent(_block(setup.sources), " " * 6)
     return (
         f"# What the experiments in {EXPERIMENTS}/{setup.name} share: each names this file as its `base`.\n"
-        "# Other settings are those of configs/paper.yaml. Paths start from the folder in which commands are run.\n"
+        "# Other settings are those of configs/paper.yaml. Paths are relative to where commands are run.\n"
         f"{trainer}"
         "model:\n"
         f"  backbone: {_scalar(setup.model)}\n"
