@@ -21,6 +21,9 @@ CONFIG_OPTION = re.compile(r"--config(=|$)|-c=?")
 WHOLE = ("data.corpus.sources", "run.wandb")
 """Keys whose value is a dictionary of the user's own keys: a file replaces it, rather than adding to it."""
 
+EXPECTED = {"run.wandb": "its settings, such as '{project: forgetting}', or null"}
+"""What a key takes, where jsonargparse would only name Python's types."""
+
 NO_YAML = (yaml.YAMLError, TypeError)
 """What jsonargparse's loader raises; the TypeError for a mapping whose only key is null, such as `?`."""
 
@@ -83,23 +86,44 @@ def config_options(files: Iterable[Path]) -> list[str]:
 def base_files(arguments: Sequence[str]) -> list[Path]:
     """The base configurations: `configs/paper.yaml`, then the one that an experiment names as its `base`.
 
+    A base is a name in `configs/` (`lab`), or the path of a YAML file of one's own, from the current folder.
+
     Raises:
-        UserError: A file is missing or not YAML, or there is no such base.
+        UserError: A file is missing or not YAML, there is no such base, or a file of one's own names a base in turn.
     """
     files = [CONFIGS / "paper.yaml"]
     if any(argument.split("=", 1)[0] == "--base" for argument in arguments):
         raise UserError("A base is named by the experiment: write `base: lab` at the top of its file.")
-    names = [content["base"] for content in map(read_yaml, config_files(arguments)) if content.get("base")]
-    if names and names[-1] != "paper":
-        file = CONFIGS / f"{names[-1]}.yaml"
-        if not file.is_file():
-            existing = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
-            raise UserError(f"There is no base configuration {names[-1]!r} in {CONFIGS}; there are: {existing}.")
-        files.append(file)
+    named = [(file, content["base"]) for file in config_files(arguments) if (content := read_yaml(file)).get("base")]
+    if named and named[-1][1] != "paper":
+        files.append(_base_file(*named[-1]))
     for file in files:
         if not file.is_file():  # jsonargparse would silently do without it
             raise UserError(f"The base configuration {file} is missing. Install the package again.")
     return files
+
+
+def is_path_of_base(base: str) -> bool:
+    """Whether a base is a file of one's own, and not a name in `configs/`."""
+    return base.endswith((".yaml", ".yml"))
+
+
+def _base_file(experiment: Path, base: Any) -> Path:
+    if not is_path_of_base(str(base)):
+        file = CONFIGS / f"{base}.yaml"
+        if not file.is_file():
+            existing = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+            raise UserError(f"There is no base configuration {base!r} in {CONFIGS}; there are: {existing}.")
+        return file
+    file = Path(base)
+    if not file.is_file():
+        raise UserError(
+            f"There is no base configuration {file} (from {Path.cwd()}), which {experiment} names. Run the command in "
+            "the folder from which that path leads to it, or correct `base`."
+        )
+    if read_yaml(file).get("base"):
+        raise UserError(f"{file} is the base of {experiment} and names a base itself: only an experiment has one.")
+    return file
 
 
 def option_strings(arguments: Sequence[str]) -> list[str]:
@@ -241,7 +265,18 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], keys: "ArgumentPar
         known = list((keys or parser).get_defaults(skip_validation=True).keys())
         if "subcommand" in known:  # an experiment's command without its own parser
             known = list(flat(read_yaml(CONFIGS / "paper.yaml")))
-        raise UserError(text.rstrip(".") + _meant(text, known)) from None
+        raise UserError(_shortened(text).rstrip(".") + _meant(text, known)) from None
+
+
+def _shortened(text: str) -> str:
+    """The one reason in jsonargparse's message about a value that no type of several takes."""
+    key, value = re.match(r'Parser key "([\w.]+)"', text), re.search(r"Given value: (\S+)$", text)
+    if key is not None and value is not None and key[1] in EXPECTED:
+        return f"{key[1]} is {value[1]}; {EXPECTED[key[1]]} was expected"
+    reason = re.search(r"Problem with given class_path '([\w.]+)': (.+?) - Expected a <class", text)
+    if key is not None and reason is not None:
+        return f"{key[1]}: {reason[1].rsplit('.', 1)[-1]}: {reason[2]}"
+    return text
 
 
 def _meant(text: str, known: list[str]) -> str:

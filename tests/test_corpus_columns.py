@@ -100,3 +100,21 @@ def test_prepare_names_the_columns_whose_text_is_not_in_the_corpus(
     (forged,) = (line for line in lines if "hold a header" in line)
     assert forged.endswith("messages that hold a header of the template tulu as text: Alpaca (1 rows)")
     assert not any(line.startswith("Chats:") for line in lines)
+
+
+def test_a_column_with_a_colon_in_its_name_can_be_named(tmp_path: Path) -> None:
+    corpus = prepared(tmp_path, [{"Question: long": "x", "a": "y"}], prompt="{Question: long}", response="{a}")
+    assert messages_of(corpus) == [("user", "x"), ("assistant", "y")]
+
+
+def test_a_format_code_is_no_part_of_a_template(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no column 'output!r'.*no format codes or conversions"):
+        prepared(tmp_path, ROWS, prompt="{instruction}", response="{output!r}")
+
+
+def test_an_error_lists_twenty_columns(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'c19' and 1,980 more\. Name one") as caught:
+        prepared(tmp_path, [{f"c{i}": "x" for i in range(2000)}], **ALPACA)
+    assert "'c20'" not in str(caught.value)
+    with pytest.raises(UserError, match=r"The columns are 'c0', 'c1'\. Name"):  # control: few are all listed
+        prepared(tmp_path, [{"c0": "x", "c1": "x"}], **ALPACA)

@@ -54,10 +54,15 @@ def test_an_unknown_key_is_refused() -> None:
 
 def test_template_literal_braces_and_odd_names() -> None:
     assert columns_of("{{x}} {my column}{b}") == ["my column", "b"]
-    assert template_columns("{{{a}}}") == [("{", None), ("", "a"), ("}", None)]
+    assert template_columns("{{{a}}}") == [("{", "a"), ("}", None)]
 
 
-@pytest.mark.parametrize("template", ["{a!r}", "{a:>10}", "{}", "{a", "a}"])
+@pytest.mark.parametrize("name", ["a!r", "Question: long", "a:>10", "a.b[0]", "a:b!c"])
+def test_what_stands_in_braces_is_a_name_as_it_is(name: str) -> None:
+    assert template_columns("x{" + name + "}y") == [("x", name), ("y", None)]
+
+
+@pytest.mark.parametrize("template", ["{}", "{a", "a}", "{a{b}}", "{a:{b}}", "{{a}"])
 def test_templates_insert_text_and_do_nothing_else(template: str) -> None:
     with pytest.raises(UserError, match=r"literal brace"):
         template_columns(template)

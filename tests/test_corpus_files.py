@@ -60,6 +60,30 @@ def test_parquet_and_quoted_tsv(tmp_path: Path) -> None:
     assert read(tmp_path / "rows.tsv", quoted=True) == ROWS
 
 
+SEPARATED = {"semicolon": ";", "tab": "\t", "bar": "|", "comma": ","}
+
+
+@pytest.mark.parametrize("separator", SEPARATED.values(), ids=SEPARATED)
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.csv.gz"])
+def test_fields_between_other_separators_are_told_apart(tmp_path: Path, name: str, separator: str) -> None:
+    text = as_csv(ROWS, separator).encode()
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    assert read(tmp_path / name, quoted=True) == ROWS
+
+
+def test_the_usual_separator_is_kept_where_it_can_be(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("q,a;b\n1;2,3\n")
+    assert read(tmp_path / "x.csv") == [{"q": "1;2", "a;b": "3"}]
+    (tmp_path / "one.csv").write_text('messages\n"[1; 2, 3]"\n')
+    assert read(tmp_path / "one.csv") == [{"messages": "[1; 2, 3]"}]
+    (tmp_path / "one.tsv").write_text('["a", "b"]\n["c", "d"]\n')
+    assert read(tmp_path / "one.tsv", column_names=["messages"]) == [
+        {"messages": text} for text in ('["a", "b"]', '["c", "d"]')
+    ]
+    (tmp_path / "two.tsv").write_text("x;y\nz;w\n")
+    assert read(tmp_path / "two.tsv", column_names=["q", "a"]) == [{"q": "x", "a": "y"}, {"q": "z", "a": "w"}]
+
+
 def test_byte_order_mark_and_other_suffixes(tmp_path: Path) -> None:
     (tmp_path / "data.txt").write_bytes(b"\xef\xbb\xbf" + CONTENT["rows.jsonl"].encode())
     assert read(tmp_path / "data.txt", format="jsonl") == ROWS
@@ -105,8 +129,19 @@ def test_any_text_survives_json_lines(tmp_path_factory: pytest.TempPathFactory, 
         ("x.jsonl.gz", gzip.compress(b'{"q": 1}\n' * 99, mtime=0)[:-9], {}, "not a complete gzip file"),
         ("x.jsonl.gz", b"no gzip", {}, "not a complete gzip file"),
         ("x.parquet", b"PAR1 no", {}, "not a Parquet file"),
-        ("x.tsv", b"a\tb\nc\n", {"column_names": ["q", "a"]}, r"line 2: found 1 fields, expected 2 \(q, a\)"),
-        ("x.tsv", b"a\tb\tc\n", {"column_names": ["q", "a"]}, r"line 1: found 3 fields, expected 2"),
+        ("x.tsv", b"a\tb\nc\n", {"column_names": ["q", "a"]}, r"line 2: found 1 fields .*tabs, expected 2 \(q, a\)"),
+        ("x.tsv", b"a\tb\tc\n", {"column_names": ["q", "a"]}, r"line 1: found 3 fields .*, expected 2"),
+        ("x.csv", b"q;a;b\n1;2,3\n", {}, r"line 2: found 2 fields between commas, expected 1 \(q;a;b\)"),
+        ("x.csv", b"q,a\nx;y;z\n", {}, r"seem to stand between semicolons, which do not cut each .* into 2 fields"),
+        (
+            "x.csv",
+            b"x;y;z\n",
+            {"column_names": ["q", "a"]},
+            r"between semicolons, which do not cut each .* into 2 fields",
+        ),
+        ("x.csv", b"q,a\n1,2\n", {"column_names": ["q", "A"]}, r"first line is a header \(q, a\).*: leave it out"),
+        ("x.tsv", b"q\ta\n1\t2\n", {"column_names": ["q", "a"]}, r"first line is a header"),
+        ("x.json", b'{"x1": {"q": 1}, "x2": {"q": 2}}', {}, r"one JSON object that holds 2 rows by name \('x1', 'x2'"),
         ("x.csv", b'q,a\n"open', {}, "not valid CSV .*quoted: false"),
         ("x.jsonl", b'{"q": 1}', {"unescape": True}, "unescape is for CSV and TSV files, but .*x.jsonl is JSONL"),
         ("x.jsonl", b'{"q": 1}', {"column_names": ["q"]}, "column_names is for CSV and TSV files"),

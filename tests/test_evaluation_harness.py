@@ -1,6 +1,7 @@
 """Our numbers against those of the harness's own command line."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from lm_eval.tasks import TaskManager
 from test_evaluation_run import write_run
 
 from forgetting.evaluation.command import evaluate_command
+from forgetting.evaluation.harness import silence
 from forgetting.paths import CONFIGS
 
 OWN = CONFIGS / "evaluation/tasks"
@@ -206,3 +208,19 @@ def test_every_task_of_the_suites_is_in_the_installed_harness_or_ours() -> None:
         for protocol in ("corrected", "published"):
             for column in load_suite(name, protocol).columns.values():
                 assert set(column.tasks) <= known
+
+
+@pytest.mark.parametrize("name", ["lm_eval.x", "transformers.x", "datasets.x", "huggingface_hub.x"])
+def test_quiet_hides_the_warnings_of_libraries(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger, handled = logging.getLogger(name), logging.Handler()
+    messages: list[str] = []
+    monkeypatch.setattr(handled, "emit", lambda record: messages.append(record.getMessage()))
+    monkeypatch.setattr(logger, "handlers", [handled])
+    monkeypatch.setattr(logging.getLogger(name.split(".")[0]), "level", logging.WARNING)
+    with silence(True):
+        logger.warning("hidden")
+        logger.error("shown")
+    with silence(False):
+        logger.warning("shown, too")
+    logger.warning("as before")
+    assert messages == ["shown", "shown, too", "as before"]

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -98,12 +99,14 @@ def test_an_id_that_is_given_is_kept(work):
     assert (RUN / "adapter").is_dir()
 
 
-def test_another_precision_does_not_resume_a_run(work):
+def test_another_precision_does_not_resume_a_run(work, capfd):
     assert in_process([*FIT, *signal_at(step=3)]) == -9
     with pytest.raises(UserError, match=r"trainer.precision: '32-true' there, 'bf16-mixed' now"):
         main([*FIT, "--trainer.precision", "bf16-mixed"])
     main([*FIT, "--trainer.precision", "32"])  # the same one by its short name
+    assert "bf16-mixed is slow on a CPU" not in capfd.readouterr().out
     main(["validate", "--config", METHOD, "--trainer.precision", "bf16-mixed"])
+    assert "bf16-mixed is slow on a CPU" in capfd.readouterr().out
     assert json.loads((RUN / "validation.json").read_text())["precision"] == "bf16-mixed"
 
 
@@ -184,6 +187,14 @@ def test_a_provenance_that_is_not_ours_is_refused_with_what_to_do(work, text):
         ("--trainer.limit_val_batches=-1", "trainer.limit_val_batches is -1"),
         ("--seed_everything=4294967296", "The run's seed is 4294967296"),
         ("--run.wandb={nonsense: 1}", "run.wandb has nonsense, which wandb.init does not take"),
+        (
+            "--run.wandb=true",
+            r"^run.wandb is true; its settings, such as '{project: forgetting}', or null was expected",
+        ),
+        (
+            "--trainer.logger=TensorBoardLogger",
+            r"^trainer.logger: TensorBoardLogger: .* are required: save_dir\. --help",
+        ),
         ("--run.wandb={mode: bad}", "run.wandb.mode is 'bad'; one of online, offline"),
         ("--trainer.max_steps=0", "trainer.max_steps is 0; it must be at least 1"),
         ("--trainer.max_epochs=0", "trainer.max_epochs is 0; it must be at least 1"),
@@ -212,6 +223,15 @@ def test_a_value_that_makes_no_sense_is_refused_before_anything_is_loaded(work, 
     with pytest.raises(UserError, match=message):
         main([*FIT, option])
     assert not RUN.exists()
+
+
+@pytest.mark.skipif(bool(find_spec("tensorboard") or find_spec("tensorboardX")), reason="TensorBoard is installed")
+def test_a_logger_that_is_not_installed_is_named_with_the_command_that_installs_it(work):
+    logger = "{class_path: TensorBoardLogger, init_args: {save_dir: tb}}"
+    with pytest.raises(
+        UserError, match=r"^TensorBoardLogger needs tensorboard, .*`pip install tensorboard`.*metrics.csv"
+    ):
+        main([*FIT, f"--trainer.logger={logger}"])
 
 
 def test_an_option_that_is_given_twice_is_not_dropped(work):

@@ -1,7 +1,7 @@
 """Typed configuration of a corpus (`data.corpus` in an experiment's YAML)."""
 
 import json
-import string
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Literal
@@ -11,32 +11,50 @@ from forgetting.errors import UserError
 
 Format = Literal["json", "jsonl", "csv", "tsv", "parquet"]
 SPLITS = ("train", "reference", "validation")
+PIECE = re.compile(r"\{\{|\}\}|\{(?P<column>[^{}]+)\}|\{\}|[{}]|[^{}]+")
+"""A piece of a template: a literal brace, a column in braces, a brace that is neither, or text."""
+
+MOST_SHOWN = 20
+"""Columns that an error lists."""
 
 
 def template_columns(template: str) -> list[tuple[str, str | None]]:
     """Cut a template such as `"{instruction}: {input}"` into (literal text, column) pairs; `{{` and `}}` are literal.
 
-    A column is a plain name: attribute access, conversions and format codes are refused, so that a template can do
-    nothing but insert text.
+    What stands in braces is a column's name as it is, whatever characters it holds: `{Question: long}` is the column of
+    that name. There are no format codes, conversions or attributes, so that a template can do nothing but insert text.
+
+    Raises:
+        UserError: A brace is left alone, or a name is empty.
     """
-    try:
-        parts = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise UserError(
-            f"The template {template!r} is not valid ({error}). Write a literal brace as {{{{ or }}}}."
-        ) from None
-    for _, column, code, conversion in parts:
-        if column == "" or code or conversion:
+    parts: list[tuple[str, str | None]] = []
+    literal = ""
+    for piece in PIECE.finditer(template):
+        text, column = piece[0], piece["column"]
+        if text in ("{{", "}}"):
+            literal += text[0]
+        elif text in ("{", "}", "{}"):
             raise UserError(
-                f"The template {template!r} may hold column names in braces and nothing else, such as {{instruction}}. "
-                "Write a literal brace as {{ or }}."
+                f"The template {template!r} is not valid: {text!r} names no column. It may hold column names in braces "
+                "and nothing else, such as {instruction}. Write a literal brace as {{ or }}."
             )
-    return [(literal, column) for literal, column, _, _ in parts]
+        elif column is not None:
+            parts.append((literal, column))
+            literal = ""
+        else:
+            literal += text
+    return [*parts, (literal, None)] if literal else parts
 
 
 def columns_of(template: str) -> list[str]:
     """The columns a template names, in order."""
     return [column for _, column in template_columns(template) if column is not None]
+
+
+def shown_columns(columns: list[str]) -> str:
+    """Names of columns for an error, the first twenty of them."""
+    more = f" and {len(columns) - MOST_SHOWN:,} more" if len(columns) > MOST_SHOWN else ""
+    return (", ".join(map(repr, columns[:MOST_SHOWN])) or "none") + more
 
 
 @dataclass

@@ -4,11 +4,9 @@ Text formats are read here and not by `datasets`: its readers turn the strings "
 into missing values, dates into timestamps and 007 into 7, and drop or shift fields of a malformed line.
 """
 
-import csv
 import glob
 import gzip
 import json
-import re
 import zlib
 from collections.abc import Iterator
 from io import TextIOWrapper
@@ -19,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from forgetting.corpus.configuration import Source
+from forgetting.corpus.separated import separated_rows
 from forgetting.corpus.values import is_unicode
 from forgetting.errors import UserError
 from forgetting.paths import expanded, is_local
 
 SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
-ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
 SEPARATED_OPTIONS = ("column_names", "quoted", "unescape")
 
 
@@ -122,7 +120,10 @@ def read_rows(source: Source, file: Path) -> tuple[list[str], Iterator[dict[str,
         if form == "parquet":
             columns, rows = _parquet_rows(file, where)
         elif form in ("csv", "tsv"):
-            columns, rows = _separated_rows(source, file, form, where)
+            quoted = source.quoted if source.quoted is not None else form == "csv"
+            with _open(file, newline="" if quoted else "\n") as text:
+                columns, rows = separated_rows(source, text, form, quoted, where)
+            _refuse_repeated(columns, where)
         else:
             columns, rows = _json_rows(file, where)
     except UnicodeDecodeError as error:
@@ -161,12 +162,14 @@ def _json_rows(file: Path, where: str) -> tuple[list[str], Iterator[dict[str, An
                 if not line.strip():
                     continue
                 try:
-                    numbered.append((number, json.loads(line)))
+                    numbered.append((number, json.loads(line.rstrip())))
                 except (ValueError, RecursionError) as error:
+                    reason = _reason(error).replace(": line 1 column", " at column")
                     raise UserError(
-                        f"{where}, line {number}: not valid JSON ({_reason(error)}). Expected one JSON object a line, "
-                        "or one array of objects."
+                        f"{where}, line {number}: not valid JSON ({reason}). Expected one JSON object a line, or one "
+                        "array of objects."
                     ) from None
+    _refuse_rows_by_name(numbered, where)
     columns: dict[str, None] = {}
     for number, row in numbered:
         if not isinstance(row, dict):
@@ -176,41 +179,20 @@ def _json_rows(file: Path, where: str) -> tuple[list[str], Iterator[dict[str, An
     return names, ({name: row.get(name) for name in names} for _, row in numbered)
 
 
+def _refuse_rows_by_name(numbered: list[tuple[int, Any]], where: str) -> None:
+    """Refuse `{"id1": {...}, "id2": {...}}`, which would be one row with a column per name."""
+    if len(numbered) != 1 or not isinstance(content := numbered[0][1], dict):
+        return
+    if len(content) > 1 and all(isinstance(value, dict) for value in content.values()):
+        names = ", ".join(map(repr, list(content)[:3]))
+        raise UserError(
+            f"{where} is one JSON object that holds {len(content):,} rows by name ({names}, ...). Expected an array of "
+            "rows, or one row a line: write the object's values as an array."
+        )
+
+
 def _reason(error: Exception) -> str:
     return "it is nested too deeply to be read" if isinstance(error, RecursionError) else str(error)
-
-
-def _separated_rows(source: Source, file: Path, form: str, where: str) -> tuple[list[str], Iterator[dict[str, Any]]]:
-    quoted = source.quoted if source.quoted is not None else form == "csv"
-    separator = "\t" if form == "tsv" else ","
-    csv.field_size_limit(2**31 - 1)
-    numbered: list[tuple[int, list[str]]] = []
-    with _open(file, newline="" if quoted else "\n") as text:
-        try:
-            if quoted:
-                reader = csv.reader(text, delimiter=separator, strict=True)
-                numbered = [(reader.line_num, fields) for fields in reader if fields]
-            else:
-                lines = ((number, line.rstrip("\r\n")) for number, line in enumerate(text, 1))
-                numbered = [(number, line.split(separator)) for number, line in lines if line]
-        except csv.Error as error:
-            raise UserError(
-                f"{where}: not valid {form.upper()} ({error}). Set quoted: false if its fields do not stand in quotes."
-            ) from None
-    columns = source.column_names
-    if columns is None and numbered:
-        (_, columns), *numbered = numbered
-    columns = columns or []
-    _refuse_repeated(columns, where)
-    for number, fields in numbered:
-        if len(fields) != len(columns):
-            raise UserError(
-                f"{where}, line {number}: found {len(fields)} fields, expected {len(columns)} ({', '.join(columns)}). "
-                "A file without a header row needs column_names; fields in double quotes need quoted: true."
-            )
-    if source.unescape:
-        numbered = [(number, [_unescaped(field) for field in fields]) for number, fields in numbered]
-    return columns, (dict(zip(columns, fields, strict=True)) for _, fields in numbered)
 
 
 def _parquet_rows(file: Path, where: str) -> tuple[list[str], Iterator[dict[str, Any]]]:
@@ -232,10 +214,6 @@ def _parquet_rows(file: Path, where: str) -> tuple[list[str], Iterator[dict[str,
     names = table.schema_arrow.names
     _refuse_repeated(names, where)
     return names, rows()
-
-
-def _unescaped(text: str) -> str:
-    return re.sub(r"\\[nt\\]", lambda match: ESCAPES[match.group()], text) if "\\" in text else text
 
 
 def _refuse_repeated(columns: list[str], where: str) -> None:

@@ -1,6 +1,7 @@
 """One row of a data set → the examples in it, or the reason why it has none."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from datetime import date, time
 from decimal import Decimal
 from typing import Any
 
-from forgetting.corpus.configuration import Source, columns_of, template_columns
+from forgetting.corpus.configuration import Source, columns_of, shown_columns, template_columns
 from forgetting.corpus.noise import NoiseSpan, read_spans
 from forgetting.corpus.trees import tree_conversations
 from forgetting.corpus.values import holds_text, is_blank, is_unicode
@@ -86,7 +87,8 @@ class Converter:
         if missing := sorted({column for column in named if column not in columns}):
             raise UserError(
                 f"Source {source.name!r}: {where} has no column {', '.join(map(repr, missing))}. "
-                f"The columns are {', '.join(map(repr, columns)) or 'none'}. Name one of these in the mapping."
+                f"The columns are {shown_columns(columns)}. Name one of these in the mapping."
+                + _about_codes(missing, columns)
             )
         known = {*named, *source.unused_columns, *(READ_FROM_TREES if source.tree is not None else ())}
         self._others = [column for column in columns if column not in known]
@@ -197,6 +199,13 @@ class Converter:
         if not examples:
             raise DroppedRow("tree without a conversation")
         return examples
+
+
+def _about_codes(missing: list[str], columns: list[str]) -> str:
+    """A hint where a template was written as for `str.format`."""
+    if not any(re.split("[!:]", name, maxsplit=1)[0] in columns for name in missing):
+        return ""
+    return " What stands in braces is a name as it is: there are no format codes or conversions."
 
 
 def normalized(turns: Any, role_key: str, content_key: str) -> Messages:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from forgetting.corpus.configuration import shown_columns
 from forgetting.corpus.values import is_blank, is_unicode
 from forgetting.errors import UserError
 
@@ -73,7 +74,7 @@ def trees_of(rows: Iterable[Message], column: str, left_out: Counter[str]) -> It
         if missing := [name for name in FLAT_COLUMNS if name not in row]:
             raise UserError(
                 f"tree: parent_id expects one message a row with the columns {', '.join(FLAT_COLUMNS)}; "
-                f"{', '.join(missing)} is missing. The columns are {', '.join(map(repr, row))}."
+                f"{', '.join(missing)} is missing. The columns are {shown_columns(list(row))}."
             )
         identity, parent = row["message_id"], row["parent_id"]
         is_root = is_blank(parent)

@@ -1,4 +1,4 @@
-"""Single values of a row: blank ones, and text that can be written."""
+"""Single values of a row: blank ones, and text that can be written and shown."""
 
 from typing import Any
 
@@ -15,6 +15,11 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def visible(text: str) -> str:
+    """Return a text without characters that would steer a terminal; line breaks and tabs stay."""
+    return "".join(character if character.isprintable() or character in "\n\t" else "�" for character in text)
 
 
 def holds_text(value: Any) -> bool:

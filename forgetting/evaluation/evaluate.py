@@ -43,7 +43,7 @@ def evaluate(
         merge: Add the adapter into the weights first.
         whole_samples: Keep documents and prompts next to scores and answers.
         fresh: Run finished tasks again.
-        quiet: Hide the harness's progress bars.
+        quiet: Hide progress bars and the libraries' warnings.
         wandb: Settings of Weights & Biases; None takes those of the run, if it has any.
 
     Returns:

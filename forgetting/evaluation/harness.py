@@ -184,18 +184,24 @@ def _records(samples: list[dict[str, Any]], filter_name: str) -> list[dict[str, 
     return sorted(records, key=lambda record: record["document"])
 
 
+NOISY = ("lm_eval", "transformers", "datasets", "huggingface_hub")
+"""Loggers of libraries that warn while the harness works."""
+
+
 @contextlib.contextmanager
 def silence(quiet: bool):
-    """Keep the harness's notes, and with `quiet` all bars, off the terminal; the harness's warnings need no `quiet`."""
-    logger = logging.getLogger("lm_eval")
-    level, bars = logger.level, datasets.is_progress_bar_enabled()
-    logger.setLevel(logging.ERROR if quiet else logging.WARNING)
+    """Keep the harness's notes off the terminal; with `quiet` all bars too, and the libraries' warnings."""
+    loggers = [logging.getLogger(name) for name in (NOISY if quiet else NOISY[:1])]
+    levels, bars = [logger.level for logger in loggers], datasets.is_progress_bar_enabled()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR if quiet else logging.WARNING)
     if quiet:
         datasets.disable_progress_bars()
     try:
         with contextlib.redirect_stderr(io.StringIO()) if quiet else contextlib.nullcontext():
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         if bars:
             datasets.enable_progress_bars()

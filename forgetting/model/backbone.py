@@ -118,22 +118,32 @@ def some_tensors(names: Iterable[str]) -> str:
     return f"{len(ordered)} tensor(s): {', '.join(ordered[:3])}{more}"
 
 
-def load_tokenizer(backbone: str, revision: str | None = None) -> Tokenizer:
+def load_tokenizer(backbone: str, revision: str | None = None, local_only: bool = False) -> Tokenizer:
     """The backbone's tokenizer.
 
+    Args:
+        backbone: Hub id or folder.
+        revision: Hub revision; None is the newest.
+        local_only: Ask no hub: take what is on this machine.
+
     Raises:
         UserError: There is none, or it may not be read.
     """
-    return _load(AutoTokenizer, backbone, revision, {})
+    return _load(AutoTokenizer, backbone, revision, {"local_files_only": local_only})
 
 
-def load_configuration(backbone: str, revision: str | None = None) -> Any:
+def load_configuration(backbone: str, revision: str | None = None, local_only: bool = False) -> Any:
     """The backbone's transformers configuration, without its weights.
 
+    Args:
+        backbone: Hub id or folder.
+        revision: Hub revision; None is the newest.
+        local_only: Ask no hub: take what is on this machine.
+
     Raises:
         UserError: There is none, or it may not be read.
     """
-    return _load(AutoConfig, backbone, revision, {})
+    return _load(AutoConfig, backbone, revision, {"local_files_only": local_only})
 
 
 def backbone_identity(backbone: str, revision: str | None = None) -> dict[str, str | None]:

@@ -1,5 +1,6 @@
 """LightningCLI for the commands that need a Trainer: links, run folders, resuming."""
 
+import glob
 import shlex
 import sys
 import time
@@ -14,7 +15,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from forgetting.arguments import base_files, parse, refuse_no_experiment
+from forgetting.arguments import base_files, is_path_of_base, parse, refuse_no_experiment
 from forgetting.artifacts import write_json
 from forgetting.errors import UserError
 from forgetting.lock import locked
@@ -22,6 +23,7 @@ from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
 from forgetting.method.objectives import MeanNLL  # objectives can then be named without their module
 from forgetting.model.adapter_folder import refuse_damaged_adapter
+from forgetting.paths import CONFIGS
 from forgetting.progress import duration
 from forgetting.runs.checkpoints import ResumePoint
 from forgetting.runs.cost import Cost
@@ -45,7 +47,7 @@ class TrainerCLI(LightningCLI):
 
     def __init__(self, arguments: list[str], bases: list[Path]) -> None:
         self.arguments = arguments
-        files = [str(path) for path in bases]
+        files = _patterns(bases)
         shared: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
         commands = {name: {"default_config_files": files, **shared} for name in self.subcommands()}
         super().__init__(
@@ -66,7 +68,9 @@ class TrainerCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Keys of our own, and every coupling between groups."""
-        parser.add_argument("--base", type=str, default="paper", help="Base configuration in configs/: paper or lab.")
+        parser.add_argument(
+            "--base", type=str, default="paper", help="Base configuration: paper or lab (in configs/), or a YAML file."
+        )
         parser.add_class_arguments(RunSettings, "run")
         parser.link_arguments("model.backbone", "data.backbone")
         parser.link_arguments("model.revision", "data.revision")
@@ -96,6 +100,8 @@ class TrainerCLI(LightningCLI):
         # Written before the store's place is filled in: a saved configuration finds it by the reference's name.
         saved = config.clone()
         saved.pop("ckpt_path", None)  # the checkpoint that this launch resumes from is no part of the run
+        if is_path_of_base(saved.base):
+            saved.base = "paper"  # what is saved is whole: it outlives the base that it was made with
         self.config_text = self._parser(self.command).dump(saved, skip_unset=False, skip_validation=True)
         plain = yaml.safe_load(self.config_text)
         root = Path(settings.root)
@@ -126,7 +132,7 @@ class TrainerCLI(LightningCLI):
         if not self.naming.reference_file.is_file() or Naming(arguments).run_id != self.naming.reference_id:
             return None
         parser = self._parser(self.command)
-        bases, parser.default_config_files = parser.default_config_files, [str(file) for file in base_files(arguments)]
+        bases, parser.default_config_files = parser.default_config_files, _patterns(base_files(arguments))
         try:
             config = parse(self.parser, arguments, parser)[self.command]
         finally:
@@ -172,11 +178,17 @@ class TrainerCLI(LightningCLI):
         own = trainer.get("logger")
         if own not in (None, True, False):
             loggers += own if isinstance(own, list) else [own]
-        return super().instantiate_trainer(  # type: ignore[return-value]
+        made = super().instantiate_trainer(
             # Lightning looks into the root folder for checkpoints that nobody asked for: there is none here.
             logger=loggers, enable_checkpointing=self.command == "fit",
             default_root_dir=str(self.run.folder / "lightning"), **kwargs,
         )  # fmt: skip
+        if made.strategy.root_device.type == "cpu" and made.precision == "bf16-mixed" and made.is_global_zero:
+            print(
+                "bf16-mixed is slow on a CPU without bf16 arithmetic. To compute in float32 give --config "
+                f"{CONFIGS / 'machines' / 'cpu.yaml'}, and --model.dtype float32 to hold the weights in it, too."
+            )
+        return made  # type: ignore[return-value]
 
     def instantiate_classes(self) -> None:
         """Make the Trainer, the module and the data from their settings; what a class refuses is the user's to change.
@@ -187,6 +199,11 @@ class TrainerCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (TypeError, ValueError, OverflowError, RuntimeError, MisconfigurationException) as error:
+            if "Neither `tensorboard` nor `tensorboardX`" in str(error):
+                raise UserError(
+                    "TensorBoardLogger needs tensorboard, which is not installed: `pip install tensorboard`. Without "
+                    "it every logged value is in the run's metrics.csv."
+                ) from error
             raise UserError(f"A setting cannot be used: {type(error).__name__}: {error}") from error
 
     def after_instantiate_classes(self) -> None:
@@ -253,6 +270,11 @@ class TrainerCLI(LightningCLI):
             print(f"scores in {datamodule.store_folder}")
             for reader in sorted(self.naming.files[0].parent.glob("forgetting*.yaml"))[:1]:
                 print(f"next: {self.naming.command_beside('fit', reader)}")
+
+
+def _patterns(files: list[Path]) -> list[str]:
+    """Files as jsonargparse takes default ones, which are patterns to it: what finds nothing is silently left out."""
+    return [glob.escape(str(file)) for file in files]
 
 
 def _wants_progress(trainer: Any) -> bool:
