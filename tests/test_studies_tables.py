@@ -179,7 +179,7 @@ def test_the_paired_interval_is_that_of_compare(spec_file: Path, tmp_path: Path)
     runs = tmp_path / "runs"
     table = table_of(spec_file, runs, all_runs)
     (pair,) = table.sections[0].pairs
-    _, expected = compare(runs / "t/forgetting", runs / "t/ignoring")
+    expected = compare(runs / "t/forgetting", runs / "t/ignoring").columns
     assert pair.differences == [Difference(d.difference, d.low, d.high, None, 3) for d in expected]
 
 

@@ -1,14 +1,21 @@
 """The commands `evaluate` and `compare`."""
 
 import gc
+import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
 from forgetting.arguments import parse
 from forgetting.errors import UserError
 from forgetting.evaluation.suite import PROTOCOLS, Suite, WeightDType
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from forgetting.evaluation.compare import Comparison
 
 
 def evaluate_command(arguments: list[str]) -> None:
@@ -30,7 +37,7 @@ def evaluate_command(arguments: list[str]) -> None:
             evaluate(
                 name, suite, Path(options.output) if options.output else None, options.revision, options.device,
                 merge=options.merge, whole_samples=options.samples, fresh=options.fresh, quiet=options.quiet,
-                wandb={"project": options.wandb} if options.wandb else None,
+                wandb={"project": options.wandb} if options.wandb else None, chat=options.apply_chat_template,
             )  # fmt: skip
         except UserError as error:
             if len(names) == 1:
@@ -49,34 +56,70 @@ def compare_command(arguments: list[str]) -> None:
     from dataclasses import asdict
 
     from rich.console import Console
-    from rich.table import Table
 
     from forgetting.artifacts import write_json
     from forgetting.evaluation.compare import compare
 
-    a, b = Path(options.run_a), Path(options.run_b)
-    tasks, columns = compare(
-        a, b, options.protocol, options.confidence, options.resamples, options.seed, suite=options.suite
+    comparison = compare(
+        options.run_a, options.run_b, options.protocol, options.confidence, options.resamples, options.seed,
+        options.suite, chat=options.apply_chat_template, metrics=_metrics(options.metrics or []), tasks=options.tasks,
+    )  # fmt: skip
+    tasks, columns, notes = comparison
+    Console().print(
+        f"A: {options.run_a}\nB: {options.run_b}\n{tasks[0].seeds} pair(s) of runs. The interval spans that of a "
+        f"bootstrap over documents and pairs ({options.resamples} resamples) and, from two pairs on, Student's t on "
+        "the pairs' differences.",
+        markup=False,
     )
-    table = Table("", "A", "B", "A − B", f"{100 * options.confidence:g}% interval", "bootstrap", "seeds' means",
-                  "documents", "pairs")  # fmt: skip
-    for section in (tasks, columns):
-        for row in section:
-            ends = ((row.low, row.high), row.bootstrap, row.over_seeds)
-            intervals = ("—" if pair is None else f"{pair[0]:+.2f} … {pair[1]:+.2f}" for pair in ends)
-            numbers = (f"{row.a:.2f}", f"{row.b:.2f}", f"{row.difference:+.2f}", *intervals)
-            table.add_row(row.name, *numbers, str(row.documents), str(row.seeds))
-        table.add_section()
-    console = Console()
-    console.print(f"A: {a}\nB: {b}\n{tasks[0].seeds} pair(s) of runs. The interval spans that of a bootstrap over "
-                  f"documents and pairs ({options.resamples} resamples) and, from two pairs on, Student's t on the "
-                  "pairs' differences.")  # fmt: skip
-    console.print(table)
+    for note in notes:
+        Console().print(f"note: {note}", markup=False)
+    Console().print(
+        *_tables(comparison, options.confidence),
+        "p: McNemar's exact test where documents are right or wrong, else Student's paired t test. Holm: adjusted for "
+        f"{len(tasks)} task(s). Detectable: the smallest true difference found with 80% power at the 5% level.",
+    )
     if options.output:
-        content = {"a": str(a), "b": str(b), "suite": options.suite, "protocol": options.protocol}
-        content |= {"confidence": options.confidence, "pairs": tasks[0].seeds}
+        content = {"a": options.run_a, "b": options.run_b, "suite": options.suite, "protocol": options.protocol}
+        content |= {"apply_chat_template": options.apply_chat_template, "confidence": options.confidence}
+        content |= {"pairs": tasks[0].seeds, "notes": notes}
         content |= {"tasks": [asdict(row) for row in tasks], "columns": [asdict(row) for row in columns]}
         write_json(Path(options.output), content)
+
+
+def _metrics(given: list[str]) -> dict[str, str]:
+    """`task=metric` or `task=metric,filter` by task."""
+    if wrong := [text for text in given if not re.fullmatch(r"[^=]+=[^=]+", text)]:
+        raise UserError(f"--metrics {wrong[0]}: TASK=METRIC or TASK=METRIC,FILTER was expected.")
+    return dict(text.split("=") for text in given)
+
+
+def _tables(comparison: "Comparison", confidence: float) -> "list[Table]":
+    """A table of the differences of tasks, columns and average, and one of the tests of the tasks."""
+    from rich.table import Table
+
+    several = comparison.tasks[0].seeds > 1
+    differences, tests = Table(), Table()
+    differences.add_column("", overflow="fold")
+    for header in ("", "metric"):
+        tests.add_column(header, overflow="fold")
+    parts = ("bootstrap", "seeds' means", "pairs") if several else ()
+    for header in ("A", "B", "A − B", f"{100 * confidence:g}% interval", "documents", *parts):
+        differences.add_column(header, no_wrap=True)
+    for header in ("only A, B", "p", "p (Holm)", "detectable"):
+        tests.add_column(header, no_wrap=True)
+    for section in comparison[:2]:
+        for row in section:
+            ends = ((row.low, row.high), row.bootstrap, row.over_seeds)
+            interval, *others = ("—" if pair is None else f"{pair[0]:+.2f} … {pair[1]:+.2f}" for pair in ends)
+            numbers = [f"{row.a:.2f}", f"{row.b:.2f}", f"{row.difference:+.2f}", interval, str(row.documents)]
+            differences.add_row(row.name, *numbers, *([*others, str(row.seeds)] if several else []))
+        differences.add_section()
+    for row in comparison.tasks:
+        if test := row.test:
+            only = "—" if test.only_a is None else f"{test.only_a}, {test.only_b}"
+            detectable = "—" if test.detectable is None else f"{test.detectable:.2f}"
+            tests.add_row(row.name, test.metric, only, f"{test.p:.3g}", f"{test.adjusted_p:.3g}", detectable)
+    return [differences, tests]
 
 
 def _compare_parser() -> ArgumentParser:
@@ -86,10 +129,13 @@ def _compare_parser() -> ArgumentParser:
         description="Compare two evaluations: differences with intervals over documents and seeds.",
     )
     add = parser.add_argument
-    add("run_a", type=str, help="folder with results, or an experiment's folder with its seed-<n>")
+    add("run_a", type=str, help="what evaluate takes, a folder with its results, or output of lm_eval")
     add("run_b", type=str, help="the same")
     add("--suite", type=str | None, help="whose results (default: the only one that both have)")
     add("--protocol", type=str, default="corrected", help="corrected, published or token_stop")
+    add("--apply-chat-template", "--apply_chat_template", action="store_true", help="results of such prompts")
+    add("--tasks", type=str, nargs="+", help="only these (default: all, which both must have)")
+    add("--metrics", type=str, nargs="+", help="of lm_eval's output: TASK=METRIC or TASK=METRIC,FILTER")
     add("--confidence", type=float, default=0.95, help="of the interval")
     add("--resamples", type=int, default=10_000, help="of the bootstrap")
     add("--seed", type=int, default=0, help="of the bootstrap")
@@ -119,6 +165,8 @@ def _evaluate_parser() -> ArgumentParser:
     add("--revision", type=str | None, help="of a hub model")
     add("--seed", type=int | None, help="of sampling and of the choice of few-shot examples")
     add("--merge", action="store_true", help="add the adapter into the weights first")
+    add("--apply-chat-template", "--apply_chat_template", action="store_true",
+        help="prompts in the tokenizer's chat template, few-shot examples as turns")  # fmt: skip
     add("--samples", action="store_true", help="keep documents and prompts next to scores and answers")
     add("--fresh", action="store_true", help="run tasks again that are finished")
     add("--quiet", action="store_true", help="no progress bars and no warnings of libraries")

@@ -30,7 +30,7 @@ from forgetting.model.backbone import refuse_unfit_weights
 def evaluate(
     name: str, suite: Suite, output: Path | None = None, revision: str | None = None, device: str | None = None,
     merge: bool = False, whole_samples: bool = False, fresh: bool = False, quiet: bool = False,
-    wandb: dict[str, Any] | None = None,
+    wandb: dict[str, Any] | None = None, chat: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate a target; tasks that an earlier launch finished with the same settings are not run again.
 
@@ -45,6 +45,7 @@ def evaluate(
         fresh: Run finished tasks again.
         quiet: Hide progress bars and the libraries' warnings.
         wandb: Settings of Weights & Biases; None takes those of the run, if it has any.
+        chat: Write prompts in the tokenizer's chat template, few-shot examples as turns.
 
     Returns:
         What was written to the results file.
@@ -66,11 +67,12 @@ def evaluate(
         )
     refuse_unfit_weights(target.base, target.revision)
     dtype = suite.dtype or target.dtype
-    model_arguments = target.model_arguments(dtype)
+    model_arguments = target.model_arguments(dtype, chat)
     description: dict[str, Any] = target.describe() | {"merged": merge, "four_bit": target.four_bit}
+    description["chat_tokenizer"] = target.chat_tokenizer() if chat else None
     with silence(quiet):
         prepared = prepare_tasks(suite, model_arguments)
-    path = results_path(output or target.folder, suite)
+    path = results_path(output or target.folder, suite, chat)
     refuse_another_suite(path, suite)
     used = {task.name: settings(suite, task, description, model_arguments, device) for task in prepared}
     identities = {task.name: task_identity(task, description, suite, used[task.name]) for task in prepared}
@@ -93,7 +95,7 @@ def evaluate(
             with silence(quiet):
                 model, loaded = load_model(model_arguments, suite, device, merge)
         try:
-            outcome = run_task(model, loaded, task, suite, used[task.name], quiet)
+            outcome = run_task(model, loaded, task, suite, used[task.name], quiet, chat)
         except Exception as error:
             if model.world_size > 1:  # the other processes wait for this one: stop them all
                 raise
@@ -117,13 +119,15 @@ def evaluate(
     before = earlier_results(path)
     _refuse_to_lose(path, before, tasks, failures)
     summary = {"dtype": dtype or "auto", "batch_size": suite.batch_size, "model_arguments": model_arguments}
+    summary["apply_chat_template"] = chat
     content = write_results(path, description, suite, prepared, tasks, summary)
     if before and (what := differences(before, content)):
         print(f"{path} held another evaluation ({what}). It is replaced; its tasks are kept in {path.parent}/samples.")
     if wandb_options := wandb or wandb_settings(target.folder):
         log_table(wandb_options, path.parent, content)
     average = content["average"]
-    print(f"average {average:.2f} → {path}" if average is not None else f"no average → {path}", flush=True)
+    number = "no average" if average is None else f"average {average:.2f}"
+    print(f"{number}{' with the chat template' if chat else ''} → {path}", flush=True)
     if failures:
         raise UserError(
             f"{_failed(failures, tasks)}. The others are in {path}; the same command runs only the failed ones again."

@@ -111,9 +111,18 @@ def usable_batch_size(batch_size: int | str, device: str) -> int | str:
 
 
 def run_task(
-    model: LM, loaded: Draws, prepared: PreparedTask, suite: Suite, settings: dict[str, Any], quiet: bool
+    model: LM,
+    loaded: Draws,
+    prepared: PreparedTask,
+    suite: Suite,
+    settings: dict[str, Any],
+    quiet: bool,
+    chat: bool = False,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
     """Run one task as a launch of its own would: seeds, batch sizes and requests start afresh.
+
+    With `chat`, prompts are in the tokenizer's chat template and few-shot examples are turns of the conversation: what
+    the harness's command line makes of `--apply_chat_template`.
 
     Returns:
         The task's entry in the results file and its documents' records; None in all processes but the first.
@@ -124,7 +133,9 @@ def run_task(
     _set_batch_size(model, prepared.settings.batch_size or suite.batch_size)
     tasks: Any = {"tasks": {prepared.name: prepared.task}}
     with silence(quiet):
-        output = evaluate(model, tasks, limit=prepared.limit, log_samples=True)
+        output = evaluate(
+            model, tasks, limit=prepared.limit, log_samples=True, apply_chat_template=chat, fewshot_as_multiturn=chat
+        )
     if output is None:
         return None
     content: dict[str, Any] = dict(output)

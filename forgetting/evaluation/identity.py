@@ -1,9 +1,10 @@
 """Identity of a task: a hash of everything that its numbers depend on, by which a finished task is recognized.
 
 The rule. A number depends on the model (weights of base and adapter, tokenizer, chat template, generation settings, how
-they are loaded: dtype, 4 bits, merged), on the task (its configuration, the sources of its functions and classes, the
-documents that are evaluated and those that few-shot examples are drawn from, how many are used), on the draws (seed),
-and on the arithmetic (batch size, kind of device, versions of the libraries). All of these are part of its identity.
+they are loaded: dtype, 4 bits, merged; whether prompts are in the chat template), on the task (its configuration, the
+sources of its functions and classes, the documents that are evaluated and those that few-shot examples are drawn from,
+how many are used), on the draws (seed), and on the arithmetic (batch size, kind of device, versions of the libraries).
+All of these are part of its identity.
 
 It does not depend on where files lie, on which card of its kind computes or on how many processes share the documents,
 nor on bars and samples. These leave only differences of rounding, or none; the card is noted with each task.
@@ -26,8 +27,8 @@ from forgetting.machine import versions
 
 PACKAGES = tuple(Path(str(package.__file__)).resolve().parent for package in (forgetting, lm_eval))
 
-NAMES = ("pretrained", "revision", "peft")
-"""Model arguments that name what the hashes of base and adapter say better."""
+NAMES = ("pretrained", "revision", "peft", "tokenizer")
+"""Model arguments that name what the hashes of base, adapter and tokenizer say better."""
 
 
 def settings(suite: Suite, prepared: PreparedTask, target: dict[str, Any], arguments: dict[str, Any],
@@ -37,6 +38,8 @@ def settings(suite: Suite, prepared: PreparedTask, target: dict[str, Any], argum
         "dtype": "auto",
         **{key: value for key, value in arguments.items() if key not in NAMES},
         "merged": target["merged"],
+        # Only where it is applied: prompts without a chat template are what they were before there was this setting.
+        **({"chat_tokenizer": target["chat_tokenizer"]} if target["chat_tokenizer"] else {}),
         "seed": suite.seed,
         "batch_size": str(prepared.settings.batch_size or suite.batch_size),
         "device": torch.device(device).type,

@@ -16,19 +16,20 @@ HUB_ID = r"(?!.*(--|\.\.))\w[\w.-]*(/\w[\w.-]*)?"
 LONGEST = 100
 
 
-def results_name(suite: str, protocol: str, trial: bool = False) -> str:
-    """The results file of a suite under a protocol: `results.<suite>[.<protocol>][.trial].json`.
+def results_name(suite: str, protocol: str, trial: bool = False, chat: bool = False) -> str:
+    """The results file of a suite under a protocol: `results.<suite>[.<protocol>][.chat][.trial].json`.
 
     A suite's name has no dot (`refuse_name`), so two of them never share a file.
     """
-    parts = ["results", suite, *([] if protocol == "corrected" else [protocol]), *(["trial"] if trial else [])]
-    return ".".join([*parts, "json"])
+    parts = ["results", suite, *([] if protocol == "corrected" else [protocol])]
+    return ".".join([*parts, *(["chat"] if chat else []), *(["trial"] if trial else []), "json"])
 
 
-def suites_in(folder: Path, protocol: str) -> list[str]:
-    """The suites that a folder holds results of, under a protocol; trials apart."""
+def suites_in(folder: Path, protocol: str, chat: bool = False) -> list[str]:
+    """The suites that a folder holds results of, under a protocol, with the chat template or without; trials apart."""
     names = [path.name.split(".")[1] for path in folder.glob("results.*.json")]
-    return sorted({name for name in names if name != "json" and (folder / results_name(name, protocol)).is_file()})
+    files = {name: folder / results_name(name, protocol, chat=chat) for name in names if name != "json"}
+    return sorted(name for name, file in files.items() if file.is_file())
 
 
 def refuse_name(suite: str, origin: str) -> None:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
-def results_path(folder: Path, suite: "Suite") -> Path:
+def results_path(folder: Path, suite: "Suite", chat: bool = False) -> Path:
     """Path of a suite's results; those of a trial never stand in for it. A `.json` file is taken as it is."""
-    return folder if folder.suffix == ".json" else folder / results_name(suite.name, suite.protocol, suite.trial)
+    return folder if folder.suffix == ".json" else folder / results_name(suite.name, suite.protocol, suite.trial, chat)
 
 
 def read_results(path: Path, remedy: str) -> dict[str, Any]:
@@ -111,7 +111,9 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> str:
         if name in tasks and tasks[name]["status"] == "ok" and tasks[name]["identity"] != entry["identity"]
     ]  # fmt: skip
     settings = [
-        {key: content.get(key) for key in ("dtype", "batch_size", "seed")} | _hashes(content["target"])
+        {key: content.get(key) for key in ("dtype", "batch_size", "seed")}
+        | {"chat template": content.get("apply_chat_template", False)}
+        | _hashes(content["target"])
         for content in (before, after)
     ]
     changes = [f"{key} {old} → {settings[1][key]}" for key, old in settings[0].items() if old != settings[1][key]]

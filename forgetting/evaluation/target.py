@@ -48,8 +48,13 @@ class Target:
     four_bit: bool = False
     provenance: Path | None = None
 
-    def model_arguments(self, dtype: str | None) -> dict[str, Any]:
-        """The harness's `model_args`: only paths, names and flags, so that its data parallelism works."""
+    def model_arguments(self, dtype: str | None, chat: bool = False) -> dict[str, Any]:
+        """The harness's `model_args`: only paths, names and flags, so that its data parallelism works.
+
+        Args:
+            dtype: Of the weights.
+            chat: Prompts are in the chat template: an adapter that carries its tokenizer is given with that.
+        """
         arguments: dict[str, Any] = {"pretrained": self.base}
         if self.revision is not None:
             arguments["revision"] = self.revision
@@ -57,10 +62,44 @@ class Target:
             arguments["dtype"] = dtype
         if self.adapter is not None:
             arguments["peft"] = str(self.adapter)
+        if chat and self._carries_tokenizer():
+            arguments["tokenizer"] = str(self.adapter)
         if self.four_bit:
             compute = dtype if dtype not in (None, "auto") else "bfloat16"
             arguments |= {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": compute}
         return arguments
+
+    def _carries_tokenizer(self) -> bool:
+        """Tell whether the adapter's folder holds a tokenizer, with the chat template that was trained on."""
+        return self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file()
+
+    def chat_tokenizer(self) -> str:
+        """Hash of the tokenizer whose chat template prompts are written in, with that template.
+
+        Raises:
+            UserError: It has none, or several and none of them is the default.
+        """
+        from transformers import AutoTokenizer
+
+        from forgetting.corpus.encoding import tokenizer_hash
+        from forgetting.model.backbone import load_tokenizer
+
+        carried = self._carries_tokenizer()
+        if carried:  # its folder has no config.json, which a model's must have
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(str(self.adapter), trust_remote_code=False)
+            except (OSError, ValueError) as error:
+                raise UserError(f"The tokenizer in {self.adapter} cannot be loaded: {error}") from None
+        else:
+            tokenizer = load_tokenizer(self.base, self.revision)
+        try:
+            tokenizer.get_chat_template()
+        except ValueError as error:
+            raise UserError(
+                f"--apply-chat-template: the tokenizer of {self.adapter if carried else self.base} has no chat "
+                f"template to apply ({error}). Leave the option out, or evaluate a model whose tokenizer has one."
+            ) from None
+        return tokenizer_hash(tokenizer)
 
     def describe(self) -> dict[str, Any]:
         """The target with the hashes of what will be loaded, for the results file.
@@ -110,6 +149,44 @@ def target_names(name: str) -> list[str]:
     return ([] if is_model else [str(run) for run in seed_folders(folder)]) or [name]
 
 
+def results_folders(name: str) -> list[Path]:
+    """The folders that `evaluate name` writes its results to; a folder that holds nothing but results is itself.
+
+    Raises:
+        UserError: There is no such folder.
+    """
+    return [_results_folder(target) for target in target_names(name)]
+
+
+def _results_folder(name: str) -> Path:
+    path = _existing_folder(name)
+    if path is None:
+        return ROOT / base_folder(name)
+    if adapter := _adapter_in(path):
+        return _run_folder(path, adapter)
+    is_model = (path / "config.json").is_file() and next(path.glob("results.*.json"), None) is None
+    return ROOT / base_folder(name) if is_model else path
+
+
+def _existing_folder(name: str) -> Path | None:
+    """The folder of that name; None where the name is a hub id.
+
+    Raises:
+        UserError: It is a path, and no folder is there.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(f"{name} is a file; a run folder, a model folder or a hub id was expected.")
+    if is_local(name):
+        raise UserError(
+            f"There is no folder {name}. Give a run folder (runs/<experiment>/seed-<n>), an experiment's folder, a "
+            "model folder, or a hub id such as meta-llama/Llama-3.2-1B."
+        )
+    return None
+
+
 def find_target(name: str, revision: str | None = None) -> Target:
     """Find out what `name` is.
 
@@ -120,18 +197,11 @@ def find_target(name: str, revision: str | None = None) -> Target:
     Raises:
         UserError: It is none of these.
     """
-    path = Path(name).expanduser()
-    if not path.exists():
-        if is_local(name):
-            raise UserError(
-                f"There is no folder {name}. Give a run folder (runs/<experiment>/seed-<n>), an experiment's folder, a "
-                "model folder, or a hub id such as meta-llama/Llama-3.2-1B."
-            )
+    path = _existing_folder(name)
+    if path is None:
         return Target("hub", name, name, revision, None, None, ROOT / base_folder(name))
     if revision is not None:
         raise UserError(f"--revision is only for a model on the hub; {name} is here.")
-    if not path.is_dir():
-        raise UserError(f"{name} is a file; a run folder, a model folder or a hub id was expected.")
     if adapter := _adapter_in(path):
         return _run(name, path, adapter)
     if (path / "config.json").is_file():
@@ -151,9 +221,14 @@ def _adapter_in(path: Path) -> Path | None:
     return next((folder for folder in (path / "adapter", path) if (folder / CONFIG).is_file()), None)
 
 
+def _run_folder(path: Path, adapter: Path) -> Path:
+    """A run's adapter is the run."""
+    is_run_s = adapter == path and path.name == "adapter" and (path.parent / "fit.yaml").is_file()
+    return path.parent if is_run_s else path
+
+
 def _run(name: str, path: Path, adapter: Path) -> Target:
-    if adapter == path and path.name == "adapter" and (path.parent / "fit.yaml").is_file():
-        path = path.parent  # a run's adapter is the run
+    path = _run_folder(path, adapter)
     weights = adapter / WEIGHTS
     if not weights.is_file():
         raise UserError(f"The adapter {adapter} has no {weights.name}: the run was not finished. Run its `fit` again.")

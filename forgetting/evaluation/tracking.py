@@ -34,6 +34,7 @@ def log_table(settings: dict[str, Any], folder: Path, content: dict[str, Any]) -
     import wandb
 
     name = f"{content['target']['name']} · {content['suite']} · {content['protocol']}"
+    name += " · chat" if content.get("apply_chat_template") else ""
     options = {"project": "forgetting", "name": name, **settings}
     mode = wandb_mode(options.pop("mode", None))
     rows: list[Any] = [

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from forgetting.evaluation.compare import compare, student_interval
+from forgetting.evaluation.compare import compare
+from forgetting.evaluation.paired_statistics import student_interval
 from forgetting.studies.spec import AVERAGE
 
 CONFIDENCE = 0.95
@@ -72,7 +73,7 @@ def over_documents(
     folders = [next(iter(runs.values())) for runs in (first, second)]
     folders = [folder.parent if folder.name.startswith("seed-") else folder for folder in folders]
     seeds = list(dict.fromkeys([*first, *second]))
-    _, columns = compare(folders[0], folders[1], protocol, CONFIDENCE, suite=suite, seeds=seeds)
+    columns = compare(folders[0], folders[1], protocol, CONFIDENCE, suite=suite, seeds=seeds).columns
     differences = {
         column.name.removeprefix("column "): Difference(column.difference, column.low, column.high, None, column.seeds)
         for column in columns
