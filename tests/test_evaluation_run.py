@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from peft import LoraConfig, get_peft_model
 from processes import Forked, in_process
 from transformers import AutoModelForCausalLM
 
+from forgetting import progress
 from forgetting.errors import UserError
 from forgetting.evaluation.command import evaluate_command
 from forgetting.evaluation.naming import base_folder, name_of_tasks, results_name
@@ -250,3 +252,18 @@ def test_killed_in_the_third_of_five_tasks_and_started_again(tmp_path: Path, bas
     resumed = json.loads(results_file(run).read_text())
     uninterrupted = evaluate(run, tasks, "--fresh")
     assert numbers(resumed) == numbers(uninterrupted)
+
+
+def test_without_a_terminal_a_tasks_bar_is_lines(
+    tmp_path: Path, base: Path, tasks: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    command = [str(base), "--tasks", "first", "--include-path", str(tasks), "--batch-size", "4", "--device", "cpu"]
+    evaluate_command([*command, "--output", str(tmp_path / "lines")])
+    said = capsys.readouterr()
+    done = re.findall(r"^\[1/1\] first: loglikelihood requests: +\d+% (\d+)/(\d+) \[", said.out, re.MULTILINE)
+    assert done[-1][0] == done[-1][1] != "0"
+    assert "|" not in said.out
+    assert not said.err
+    evaluate_command([*command, "--output", str(tmp_path / "quiet"), "--quiet"])
+    assert "requests" not in capsys.readouterr().out

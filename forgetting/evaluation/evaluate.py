@@ -10,7 +10,7 @@ import torch
 
 from forgetting.errors import UserError
 from forgetting.evaluation.finished import finished_task, write_task
-from forgetting.evaluation.harness import load_model, run_task, silence, usable_device
+from forgetting.evaluation.harness import BarAsLines, load_model, run_task, silence, usable_device
 from forgetting.evaluation.identity import settings, task_identity
 from forgetting.evaluation.naming import task_path
 from forgetting.evaluation.results import (
@@ -54,7 +54,7 @@ def evaluate(
         UserError: Something is missing (before the model is loaded), or a task failed (after everything was written).
     """
     start = time.perf_counter()
-    quiet = quiet or not sys.stderr.isatty()
+    is_terminal = sys.stderr.isatty()
     device = usable_device(device)
     target = find_target(name, revision)
     if merge and (target.adapter is None or target.four_bit):
@@ -70,7 +70,7 @@ def evaluate(
     model_arguments = target.model_arguments(dtype, chat)
     description: dict[str, Any] = target.describe() | {"merged": merge, "four_bit": target.four_bit}
     description["chat_tokenizer"] = target.chat_tokenizer() if chat else None
-    with silence(quiet):
+    with silence(quiet or not is_terminal):
         prepared = prepare_tasks(suite, model_arguments)
     path = results_path(output or target.folder, suite, chat)
     refuse_another_suite(path, suite)
@@ -92,10 +92,11 @@ def evaluate(
                 print(f"{label}: {_summary(task, known)} (kept)", flush=True)
             continue
         if model is None or loaded is None:
-            with silence(quiet):
+            with silence(quiet or not is_terminal):
                 model, loaded = load_model(model_arguments, suite, device, merge)
         try:
-            outcome = run_task(model, loaded, task, suite, used[task.name], quiet, chat)
+            bars = None if quiet or not first else BarAsLines(label)
+            outcome = run_task(model, loaded, task, suite, used[task.name], quiet or not is_terminal, chat, bars)
         except Exception as error:
             if model.world_size > 1:  # the other processes wait for this one: stop them all
                 raise

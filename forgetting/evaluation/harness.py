@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import math
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from forgetting.evaluation.tasks import PreparedTask
 from forgetting.machine import device_name
 from forgetting.model.adapter_folder import WEIGHTS
 from forgetting.model.lora import refuse_another_models
+from forgetting.progress import Clock
 
 
 class FourBitModel(HFLM):
@@ -118,11 +120,20 @@ def run_task(
     settings: dict[str, Any],
     quiet: bool,
     chat: bool = False,
+    bars: io.StringIO | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
     """Run one task as a launch of its own would: seeds, batch sizes and requests start afresh.
 
-    With `chat`, prompts are in the tokenizer's chat template and few-shot examples are turns of the conversation: what
-    the harness's command line makes of `--apply_chat_template`.
+    Args:
+        model: As `load_model` gives it.
+        loaded: The states of the random generators after that.
+        prepared: The task.
+        suite: What it belongs to.
+        settings: For its entry.
+        quiet: Keep progress bars and the libraries' warnings off the terminal.
+        chat: Prompts are in the tokenizer's chat template and few-shot examples are turns of the conversation: what the
+            harness's command line makes of `--apply_chat_template`.
+        bars: Gets what is kept off the terminal.
 
     Returns:
         The task's entry in the results file and its documents' records; None in all processes but the first.
@@ -132,7 +143,7 @@ def run_task(
     prepared.task.set_fewshot_seed(suite.seed)
     _set_batch_size(model, prepared.settings.batch_size or suite.batch_size)
     tasks: Any = {"tasks": {prepared.name: prepared.task}}
-    with silence(quiet):
+    with silence(quiet, bars):
         output = evaluate(
             model, tasks, limit=prepared.limit, log_samples=True, apply_chat_template=chat, fewshot_as_multiturn=chat
         )
@@ -199,20 +210,39 @@ NOISY = ("lm_eval", "transformers", "datasets", "huggingface_hub")
 """Loggers of libraries that warn while the harness works."""
 
 
+class BarAsLines(io.StringIO):
+    """Where the harness's bar goes without a terminal: its numbers become a line every half minute.
+
+    Args:
+        what: What the line begins with.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self._what, self._clock = what, Clock()
+
+    def write(self, text: str) -> int:
+        """Print what a bar says when it is due, such as `loglikelihood requests: 12% 12/100 [00:31<03:47, 2.6s/it]`."""
+        numbers = re.sub(r"\s*\|.*\|\s*", " ", text).strip().removeprefix("Running ")
+        if re.search(r"\d+/\d+ \[", numbers) and self._clock.is_due():
+            print(f"{self._what}: {numbers}", flush=True)
+        return len(text)
+
+
 @contextlib.contextmanager
-def silence(quiet: bool):
-    """Keep the harness's notes off the terminal; with `quiet` all bars too, and the libraries' warnings."""
+def silence(quiet: bool, bars: io.StringIO | None = None):
+    """Keep notes of the harness off the terminal; with `quiet` its bars (into `bars`) and warnings of libraries, too."""
     loggers = [logging.getLogger(name) for name in (NOISY if quiet else NOISY[:1])]
-    levels, bars = [logger.level for logger in loggers], datasets.is_progress_bar_enabled()
+    levels, has_bars = [logger.level for logger in loggers], datasets.is_progress_bar_enabled()
     for logger in loggers:
         logger.setLevel(logging.ERROR if quiet else logging.WARNING)
     if quiet:
         datasets.disable_progress_bars()
     try:
-        with contextlib.redirect_stderr(io.StringIO()) if quiet else contextlib.nullcontext():
+        with contextlib.redirect_stderr(bars or io.StringIO()) if quiet else contextlib.nullcontext():
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        if bars:
+        if has_bars:
             datasets.enable_progress_bars()
