@@ -23,7 +23,7 @@ from forgetting.evaluation.results import (
 from forgetting.evaluation.suite import Suite
 from forgetting.evaluation.target import find_target
 from forgetting.evaluation.tasks import PreparedTask, prepare_tasks
-from forgetting.evaluation.tracking import append_cost, log_table, wandb_settings
+from forgetting.evaluation.tracking import append_cost, log_evaluation
 from forgetting.model.backbone import refuse_unfit_weights
 
 
@@ -44,7 +44,7 @@ def evaluate(
         whole_samples: Keep documents and prompts next to scores and answers.
         fresh: Run finished tasks again.
         quiet: Hide the harness's progress bars.
-        wandb: Settings of Weights & Biases; None takes those of the run, if it has any.
+        wandb: Settings of Weights & Biases; None takes those of the run, if it has any, and resumes it there.
 
     Returns:
         What was written to the results file.
@@ -120,8 +120,7 @@ def evaluate(
     content = write_results(path, description, suite, prepared, tasks, summary)
     if before and (what := differences(before, content)):
         print(f"{path} held another evaluation ({what}). It is replaced; its tasks are kept in {path.parent}/samples.")
-    if wandb_options := wandb or wandb_settings(target.folder):
-        log_table(wandb_options, path.parent, content)
+    log_evaluation(target.folder, path.parent, content, wandb, suite.trial)
     average = content["average"]
     print(f"average {average:.2f} → {path}" if average is not None else f"no average → {path}", flush=True)
     if failures:

@@ -1,16 +1,15 @@
-"""Where a run logs its steps: `metrics.csv` in its folder, and Weights & Biases."""
+"""Where a run logs its steps: `metrics.csv` in its folder, and Weights & Biases (`tracking.py`: what else is there)."""
 
 import csv
-import uuid
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from forgetting.artifacts import complete_or_absent, sync, write_text
+from forgetting.artifacts import complete_or_absent, sync
 from forgetting.runs.run import Run
-from forgetting.weights_and_biases import refuse_wandb_settings, wandb_mode
+from forgetting.weights_and_biases import refuse_wandb_settings, wandb_options
 
 ROWS_AT_ONCE = 50
 
@@ -110,28 +109,18 @@ class MetricsFile(Logger):
 
 
 def wandb_logger(settings: dict[str, Any], run: Run) -> WandbLogger:
-    """Log a run to Weights & Biases; without a key offline, into the run's folder.
+    """Log a run to Weights & Biases; without a key offline, into the run's folder. A later launch resumes it there.
 
     Args:
-        settings: `project`, `entity`, `group`, `tags`, `mode` and what else `wandb.init` takes.
-        run: Named `<id>/seed-<n>` there, in the group `<id>`.
+        settings: `project`, `entity`, `group`, `tags`, `mode` and what else `wandb.init` takes; they win over the name,
+            the group and the tags that come from the run's id.
+        run: What is logged.
 
     Raises:
         UserError: A setting is unknown.
     """
     refuse_wandb_settings(settings)
-    defaults = {"project": "forgetting", "group": run.id, "name": f"{run.id}/seed-{run.seed}", "id": _identity(run)}
-    options = {**defaults, **settings}
-    mode = wandb_mode(options.pop("mode", None))
     run.folder.mkdir(parents=True, exist_ok=True)
-    return WandbLogger(save_dir=str(run.folder), mode=mode, log_model=False, **options)
-
-
-def _identity(run: Run) -> str:
-    """The run's id at Weights & Biases, the same for every launch that the run takes."""
-    file = run.folder / "wandb.id"
-    if getattr(rank_zero_only, "rank", 0) != 0:
-        return ""  # the first rank alone logs
-    if not file.is_file():
-        write_text(file, uuid.uuid4().hex[:16])
-    return file.read_text(encoding="utf-8").strip()
+    is_first = getattr(rank_zero_only, "rank", 0) == 0  # the first rank alone logs
+    options = wandb_options(settings, run.folder, run.id, run.seed, write_id=is_first)
+    return WandbLogger(save_dir=options.pop("dir"), log_model=False, **options)

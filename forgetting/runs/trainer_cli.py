@@ -31,6 +31,7 @@ from forgetting.runs.provenance import InputCheck
 from forgetting.runs.records import RunRecord
 from forgetting.runs.refusals import refuse_settings
 from forgetting.runs.run import Run, RunSettings, computed, run_seed
+from forgetting.runs.tracking import WandbRecord, log_scores
 from forgetting.runs.trainer import Trainer
 
 
@@ -154,13 +155,14 @@ class TrainerCLI(LightningCLI):
         if self.command == "fit":
             metrics = MetricsFile(self.run.folder / "metrics.csv")
             loggers = [metrics]
-            if settings.wandb is not None:
-                loggers.append(wandb_logger(settings.wandb, self.run))
             callbacks = [
                 Cost(self.run.folder),
                 RunRecord(self.run, self.config_text, metrics, self.model, self.datamodule),
                 ResumePoint(self.run.checkpoint, settings.checkpoint_every_n_steps),
             ]  # fmt: skip
+            if settings.wandb is not None:
+                loggers.append(wandb_logger(settings.wandb, self.run))
+                callbacks.append(WandbRecord(self.run, self.datamodule, loggers[-1], settings.wandb_artifacts))
         else:
             callbacks = [InputCheck(self.run, self.model, self.datamodule)]
         trainer = self._get(self.config_init, "trainer")
@@ -249,6 +251,10 @@ class TrainerCLI(LightningCLI):
         assert isinstance(self.trainer, Trainer)
         self.trainer.score(model, datamodule=datamodule, **options)
         if self.trainer.is_global_zero:
+            settings = self.config["score"].run
+            if settings.wandb is not None:
+                assert datamodule.store_folder is not None
+                log_scores(settings.wandb, self.run, datamodule.store_folder, settings.wandb_artifacts)
             print(f"scores in {datamodule.store_folder}")
             for reader in sorted(self.naming.files[0].parent.glob("forgetting*.yaml"))[:1]:
                 print(f"next: {self.naming.command_beside('fit', reader)}")
