@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse, urlsplit, urlunsplit
 
-from forgetting.artifacts import write_text
+from forgetting.arguments import read_yaml
+from forgetting.artifacts import read_json, write_text
 from forgetting.errors import UserError
 from forgetting.run_folder import read_costs
 
@@ -24,6 +25,9 @@ MODES = ("online", "offline", "disabled", "shared")
 ID_FILE = "wandb.id"
 LONGEST_TAG = 64
 """Characters; wandb refuses more."""
+
+RECORDED = ("config_hash", "inputs", "selected", "unmatched_targets")
+"""Parts of a run's provenance that its configuration there gets."""
 
 SECRETS = ("api_key", "password", "secret", "token", "access_token", "hf_token", "auth_token")
 """Keys whose values are never logged."""
@@ -117,6 +121,9 @@ def wandb_run(options: Mapping[str, Any]) -> Iterator[Any]:
 
     Args:
         options: The arguments of `wandb.init`, as `wandb_options` gives them.
+
+    Yields:
+        The `wandb.Run`; it is finished at the end, as failed when an exception passes.
     """
     import wandb
 
@@ -128,6 +135,23 @@ def wandb_run(options: Mapping[str, Any]) -> Iterator[Any]:
         run.finish(exit_code=1)
         raise
     run.finish()
+
+
+def recorded_config(folder: Path) -> dict[str, Any]:
+    """The configuration that a run shows: its `fit.yaml`, and its inputs' hashes and last launch as `provenance`.
+
+    Every part that is logged of a run gives it again, so that parts that were logged offline may be sent in any order.
+
+    Args:
+        folder: The run's. What it lacks is left out.
+    """
+    fit, file = folder / "fit.yaml", folder / "provenance.json"
+    config: dict[str, Any] = read_yaml(fit) if fit.is_file() else {}
+    if file.is_file():
+        record = read_json(file, dict, ["config_hash", "inputs", "launches"])
+        recorded = {key: record[key] for key in RECORDED if key in record}
+        config["provenance"] = {**recorded, "launch": record["launches"][-1]}
+    return without_secrets(config)
 
 
 def cost_summary(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,15 @@ from forgetting.arguments import read_yaml
 from forgetting.artifacts import hash_content
 from forgetting.machine import device_name, peak_memory_bytes
 from forgetting.run_folder import record_cost
-from forgetting.weights_and_biases import ID_FILE, cost_summary, default_project, wandb_mode, wandb_options, wandb_run
+from forgetting.weights_and_biases import (
+    ID_FILE,
+    cost_summary,
+    default_project,
+    recorded_config,
+    wandb_mode,
+    wandb_options,
+    wandb_run,
+)
 
 
 def append_cost(folder: Path, seconds: float, device: torch.device) -> None:
@@ -65,6 +73,8 @@ def log_evaluation(
     else:
         return
     with wandb_run(options) as logged:
+        if resumes:
+            logged.config.update(recorded_config(run), allow_val_change=True)
         logged.summary.update(summary)
 
 

@@ -13,16 +13,13 @@ from forgetting.method.data import ForgettingData
 from forgetting.method.scores import score_histogram
 from forgetting.model.backbone import load_tokenizer
 from forgetting.runs.run import Run
-from forgetting.weights_and_biases import cost_summary, wandb_options, wandb_run
+from forgetting.weights_and_biases import cost_summary, recorded_config, wandb_options, wandb_run
 
 NUM_SAMPLED = 300
 """Rows of the table of tokens."""
 
 CONTEXT = 12
 """Tokens before a sampled one that the table shows."""
-
-RECORDED = ("config_hash", "inputs", "selected", "unmatched_targets")
-"""Parts of a run's provenance that its configuration there gets."""
 
 
 class WandbRecord(Callback):
@@ -44,10 +41,7 @@ class WandbRecord(Callback):
         """Provenance is written by now. What never changes is logged by the launch that begins the run."""
         if not trainer.is_global_zero:
             return
-        record = self.run.provenance() or {}
-        recorded = {key: record[key] for key in RECORDED if key in record}
-        last = (record.get("launches") or [{}])[-1]
-        self.logger.experiment.config.update({"provenance": {**recorded, "launch": last}}, allow_val_change=True)
+        self.logger.experiment.config.update(recorded_config(self.run.folder), allow_val_change=True)
         if self.data.selected is not None and trainer.global_step == 0:
             self._log_selection()
 
@@ -99,6 +93,7 @@ def log_scores(settings: dict[str, Any], run: Run, store: Path, artifacts: bool)
         artifacts: Upload the manifest.
     """
     with wandb_run(wandb_options(settings, run.folder, run.id, run.seed)) as logged:
+        logged.config.update(recorded_config(run.folder), allow_val_change=True)
         logged.summary.update(cost_summary(run.folder))
         if artifacts:
             identity = read_json(store / "manifest.json", dict, ["identity"])["identity"]
@@ -118,12 +113,13 @@ def _artifact(name: str, kind: str, run: Run, path: Path, metadata: dict[str, An
     return artifact
 
 
-def selection_summary(data: ForgettingData) -> dict[str, float]:
-    """Numbers of a run's selection, one per run: the place to add what else describes it."""
+def selection_summary(data: ForgettingData) -> dict[str, int | float]:
+    """Numbers of positive and negative tokens of a run's selection, and the threshold between them, in the score's unit."""
     selected = data.selected
     assert selected is not None, "nothing is selected"
-    summary: dict[str, float] = {"selection/num_positive": selected.num_positive}
-    summary["selection/num_negative"] = selected.num_negative
+    summary: dict[str, int | float] = {
+        "selection/num_positive": int(selected.num_positive), "selection/num_negative": int(selected.num_negative),
+    }  # fmt: skip
     if selected.thresholds is not None and np.isfinite(selected.thresholds.positive.value):
         summary["selection/threshold"] = selected.thresholds.positive.value
     return summary
