@@ -159,7 +159,7 @@ def cost_summary(folder: Path) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for entry in read_costs(folder):
         stage = f"cost/{entry['stage']}"
-        for name in ("seconds", "tokens"):
+        for name in ("seconds", "tokens", "launches"):
             if entry.get(name) is not None:
                 summary[f"{stage}/{name}"] = summary.get(f"{stage}/{name}", 0) + entry[name]
         if entry.get("peak_memory_bytes") is not None:

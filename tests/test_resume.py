@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import wandb_files
 from small_experiment import (
     METHOD,
     REFERENCE,
@@ -22,6 +23,7 @@ from forgetting.cli import main
 from forgetting.errors import UserError
 from forgetting.method.steps import StepSampler
 from forgetting.runs.checkpoints import load_checkpoint, steps_in_checkpoint
+from forgetting.runs.records import RunRecord
 
 FIT = ["fit", "--config", METHOD]
 
@@ -175,11 +177,60 @@ def test_a_process_killed_between_two_renames_loses_nothing(work, whole):
 
 @pytest.mark.slow
 def test_a_resumed_run_is_the_same_run_at_weights_and_biases(work, whole, monkeypatch):
+    """Nothing is missing before the step where the second launch begins, and no key is kept."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    options = [*FIT, "--run.wandb", "{project: mine}"]
+    secret = "0123456789abcdef0123456789abcdef01234567"
+    monkeypatch.setenv("WANDB_API_KEY", secret)
+    monkeypatch.setenv("HF_TOKEN", secret)
+    options = [*FIT, "--run.wandb", "{project: mine}", "--run.wandb_artifacts", "true"]
     assert in_process([*options, *signal_at(step=3)]) == -signal.SIGKILL
     assert in_process(options) == 0
-    launches = [path.name for path in RUN.glob("wandb/offline-run-*")]
-    assert len(launches) == 2
-    assert {name.rsplit("-", 1)[-1] for name in launches} == {(RUN / "wandb.id").read_text()}
     assert adapter_bytes() == adapter_bytes(whole)
+
+    first, second = wandb_files.offline_parts(RUN)
+    identity = (RUN / "wandb.id").read_text()
+    for part in (first, second):
+        described = wandb_files.description(part)
+        assert (described.run_id, described.project, described.job_type) == (identity, "mine", "fit")
+        assert described.display_name == "tiny/forgetting/seed-0"
+        assert (described.run_group, [*described.tags]) == ("tiny", ["tiny", "forgetting"])
+        config = wandb_files.config(part)
+        assert config["model"]["lora"]["rank"] == 4
+        assert config["provenance"]["inputs"] == json.loads((RUN / "provenance.json").read_text())["inputs"]
+
+    # The first launch was killed with a part of what it had logged in memory, so the second logs all of it again.
+    rows = wandb_files.history(second)
+    assert {row["trainer/global_step"] for row in rows} == {*range(STEPS)}
+    sides = ("nll", "nll_positive", "nll_negative")
+    curves = [f"train/{name}" for name in ("nll_positive", "nll_negative", "coefficient", "gradient_norm")]
+    for number, expected in enumerate(metrics(whole)):
+        logged = {k: v for row in rows if row["trainer/global_step"] == number for k, v in row.items()}
+        for name in (*curves, *(f"validation/{side}" for side in sides)):
+            assert logged.get(name) == (float(expected[name]) if expected[name] else None)
+    shown = wandb_files.summary(second)
+    assert shown["selection/num_positive"] > 0
+    assert sum(shown["selection/scores"]["values"]) == shown["selection/num_positive"] + shown["selection/num_negative"]
+    assert shown["cost/fit/launches"] == 2
+    assert list(RUN.glob("wandb/offline-run-*/files/media/table/selection/tokens*.json"))
+    (artifact,) = wandb_files.artifacts(second)
+    assert (artifact.type, artifact.name) == ("model", "adapter-tiny-forgetting-seed-0")
+    assert "adapter_model.safetensors" in [entry.path for entry in artifact.manifest.contents]
+    assert [file for file in (RUN / "wandb").rglob("*") if file.is_file() and secret.encode() in file.read_bytes()] == []
+
+
+def test_the_held_out_nll_is_logged_before_the_first_step_and_moves_nothing(work, whole):
+    """Lightning's check goes over all of D_val, once: a resumed run and one that does not ask leave it out."""
+    assert float(metrics(whole)[0]["validation/nll"]) > float(metrics(whole)[-1]["validation/nll"])
+    main([*FIT, "--trainer.num_sanity_val_steps", "0"])
+    assert metrics()[0]["validation/nll"] == ""
+    assert metrics()[1:] == metrics(whole)[1:]
+    assert adapter_bytes() == adapter_bytes(whole)
+
+
+def test_a_resumed_run_does_not_check_the_held_out_nll_again(work, whole, monkeypatch):
+    assert in_process([*FIT, *signal_at(step=3)]) == -signal.SIGKILL
+    checks: list[int] = []
+    monkeypatch.setattr(RunRecord, "on_sanity_check_end", lambda self, trainer, module: checks.append(1))
+    main(FIT)
+    assert not checks
+    assert metrics() == metrics(whole)

@@ -8,6 +8,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from forgetting.artifacts import complete_or_absent, sync
+from forgetting.run_folder import read_metrics
 from forgetting.runs.run import Run
 from forgetting.weights_and_biases import refuse_wandb_settings, wandb_options
 
@@ -47,6 +48,13 @@ class MetricsFile(Logger):
             self._write_whole(rows)
         else:
             self.path.unlink(missing_ok=True)
+
+    @rank_zero_only
+    def log_again(self, logger: Logger) -> None:
+        """Give another logger every row that is in the file: it may have lost some when the run was killed."""
+        for row in self._written():
+            values = {key: float(value) for key, value in row.items() if key != "step" and value}
+            logger.log_metrics(values, step=int(row["step"]))
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -99,13 +107,7 @@ class MetricsFile(Logger):
             writer.writerows(rows)
 
     def _written(self) -> list[dict[str, Any]]:
-        """Complete rows of the file. A killed process may have left its last row incomplete."""
-        if not self.path.is_file():
-            return []
-        text = self.path.read_text(encoding="utf-8", errors="replace")
-        head, *lines = csv.reader(text[: text.rfind("\n") + 1].splitlines()) if "\n" in text else [[]]
-        rows = [dict(zip(head, line, strict=True)) for line in lines if len(line) == len(head)]
-        return [row for row in rows if row.get("step", "").isdigit()]
+        return read_metrics(self.path)
 
 
 def wandb_logger(settings: dict[str, Any], run: Run) -> WandbLogger:

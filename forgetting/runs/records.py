@@ -56,8 +56,12 @@ class RunRecord(Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """The checkpoint, if any, is restored by now. A check of the held-out nll is not logged by Lightning."""
         self.metrics.start_at(trainer.global_step)
-        if self._before and trainer.global_step == 0 and trainer.is_global_zero:
-            for logger in trainer.loggers:
+        if not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            if trainer.global_step > 0 and logger is not self.metrics:
+                self.metrics.log_again(logger)
+            elif self._before and trainer.global_step == 0:
                 logger.log_metrics(self._before, step=0)
 
     def on_save_checkpoint(

@@ -38,11 +38,11 @@ class WandbRecord(Callback):
         self.run, self.data, self.logger, self.artifacts = run, data, logger, artifacts
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Provenance is written by now. What never changes is logged by the launch that begins the run."""
+        """Provenance is written by now. Each launch logs the selection again: a kill may have taken what one logged."""
         if not trainer.is_global_zero:
             return
         self.logger.experiment.config.update(recorded_config(self.run.folder), allow_val_change=True)
-        if self.data.selected is not None and trainer.global_step == 0:
+        if self.data.selected is not None:
             self._log_selection()
 
     def _log_selection(self) -> None:
