@@ -209,11 +209,12 @@ def test_a_resumed_run_is_the_same_run_at_weights_and_biases(work, whole, monkey
             assert logged.get(name) == (float(expected[name]) if expected[name] else None)
     shown = wandb_files.summary(second)
     assert shown["selection/num_positive"] > 0
-    assert sum(shown["selection/scores"]["values"]) == shown["selection/num_positive"] + shown["selection/num_negative"]
+    num_scores = sum(shown["selection/scores/values"])
+    assert num_scores == shown["selection/num_positive"] + shown["selection/num_negative"]
     assert shown["cost/fit/launches"] == 2
     assert list(RUN.glob("wandb/offline-run-*/files/media/table/selection/tokens*.json"))
-    (artifact,) = wandb_files.artifacts(second)
-    assert (artifact.type, artifact.name) == ("model", "adapter-tiny-forgetting-seed-0")
+    (artifact,) = [artifact for artifact in wandb_files.artifacts(second) if artifact.type == "model"]
+    assert artifact.name == "adapter-tiny-forgetting-seed-0"
     assert "adapter_model.safetensors" in [entry.path for entry in artifact.manifest.contents]
     assert [file for file in (RUN / "wandb").rglob("*") if file.is_file() and secret.encode() in file.read_bytes()] == []
 

@@ -6,9 +6,10 @@ import time
 
 import pytest
 
+from forgetting.errors import UserError
 from forgetting.runs.loggers import MetricsFile, wandb_logger
 from forgetting.runs.run import Run
-from forgetting.weights_and_biases import wandb_mode
+from forgetting.weights_and_biases import refuse_wandb_settings, wandb_mode, wandb_options, without_secrets
 
 
 def rows(path):
@@ -119,3 +120,44 @@ def test_a_server_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch, 
 def test_a_mode_that_is_asked_for_is_kept(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     assert wandb_logger({"mode": "disabled"}, Run("a", 0, {}, tmp_path))._wandb_init["mode"] == "disabled"
+
+
+def test_a_run_s_path_says_its_group_and_tags_and_its_settings_win(tmp_path):
+    options = wandb_options({}, tmp_path / "a", "table3/llama-3.2-1b/forgetting-token@rank=8+t_max=0.5", 2)
+    assert options["group"] == "table3/llama-3.2-1b"
+    assert options["tags"] == ["table3", "llama-3.2-1b", "forgetting-token", "rank=8", "t_max=0.5"]
+    assert options["job_type"] == "fit"
+    options = wandb_options({"group": "g", "tags": ["t"], "id": "mine"}, tmp_path / "a", "a/b", 2)
+    assert (options["group"], options["tags"], options["id"]) == ("g", ["t"], "mine")
+    assert (tmp_path / "a/wandb.id").read_text() == "mine"
+    assert len(wandb_options({}, tmp_path / "b", "a@" + "x" * 99, 0)["tags"][1]) == 64  # wandb takes no longer one
+
+
+def test_the_run_of_a_sweep_is_the_one_that_its_agent_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "fromagent")
+    assert wandb_options({}, tmp_path / "a", "a", 0)["id"] != "fromagent"  # left over from something else
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    assert wandb_options({}, tmp_path / "b", "a", 0)["id"] == "fromagent"
+    monkeypatch.delenv("WANDB_SWEEP_ID")
+    assert wandb_options({}, tmp_path / "b", "a", 0)["id"] == "fromagent"  # evaluated later, outside of the sweep
+
+
+def test_a_run_of_which_a_part_is_not_synced_goes_on_offline(tmp_path, capsys):
+    settings = {"mode": "online", "id": "mine"}
+    assert wandb_options(settings, tmp_path, "a", 0)["mode"] == "online"
+    part = tmp_path / "wandb/offline-run-20260101_000000-mine/run-mine.wandb"
+    part.parent.mkdir(parents=True)
+    part.touch()
+    assert wandb_options(settings, tmp_path, "a", 0)["mode"] == "offline"
+    assert f"wandb sync {tmp_path}/wandb" in capsys.readouterr().err
+    part.with_name("run-mine.wandb.synced").touch()
+    assert wandb_options(settings, tmp_path, "a", 0)["mode"] == "online"
+
+
+def test_no_key_is_taken_or_shown():
+    with pytest.raises(UserError, match=r"has api_key, which fit.yaml would keep in plain text.*wandb login"):
+        refuse_wandb_settings({"settings": {"api_key": "x" * 40}})
+    config = {"data": {"path": "https://me:secret@host/x", "token": "secret", "granularity": "token"}, "more": [None]}
+    assert without_secrets(config) == {
+        "data": {"path": "https://host/x", "token": "(hidden)", "granularity": "token"}, "more": [None],
+    }  # fmt: skip
