@@ -1,9 +1,11 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import wandb
 import wandb_files
 
 from forgetting.evaluation.tracking import append_cost, evaluation_summary, log_evaluation
@@ -32,8 +34,10 @@ def write_run(folder: Path, wandb: str = "{project: mine}") -> None:
 
 
 @pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("WANDB_MODE", "offline")
+    yield
+    wandb.teardown()  # its service would be shared with the processes that later tests fork
 
 
 def test_costs_are_appended(tmp_path: Path) -> None:

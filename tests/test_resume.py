@@ -189,14 +189,14 @@ def test_a_resumed_run_is_the_same_run_at_weights_and_biases(work, whole, monkey
 
     first, second = wandb_files.offline_parts(RUN)
     identity = (RUN / "wandb.id").read_text()
-    for part in (first, second):
-        described = wandb_files.description(part)
-        assert (described.run_id, described.project, described.job_type) == (identity, "mine", "fit")
-        assert described.display_name == "tiny/forgetting/seed-0"
-        assert (described.run_group, [*described.tags]) == ("tiny", ["tiny", "forgetting"])
-        config = wandb_files.config(part)
-        assert config["model"]["lora"]["rank"] == 4
-        assert config["provenance"]["inputs"] == json.loads((RUN / "provenance.json").read_text())["inputs"]
+    assert first.name == second.name == f"run-{identity}.wandb"
+    described = wandb_files.description(second)
+    assert (described.run_id, described.project, described.job_type) == (identity, "mine", "fit")
+    assert described.display_name == "tiny/forgetting/seed-0"
+    assert (described.run_group, [*described.tags]) == ("tiny", ["tiny", "forgetting"])
+    config = wandb_files.config(second)
+    assert config["model"]["lora"]["rank"] == 4
+    assert config["provenance"]["inputs"] == json.loads((RUN / "provenance.json").read_text())["inputs"]
 
     # The first launch was killed with a part of what it had logged in memory, so the second logs all of it again.
     rows = wandb_files.history(second)

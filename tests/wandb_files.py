@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,13 @@ FULL, LAST = 1, 4  # kinds of records after which one is complete
 
 
 def offline_parts(folder: Path) -> list[Path]:
-    """The files that a folder's launches have logged offline, in their order."""
-    return sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns)
+    """The files that a folder's launches have logged offline, in their order, once the last one is written."""
+    files = sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.parent.name)
+    deadline = time.monotonic() + 30  # a process of wandb's own writes them, and may be behind
+    while files and not any(record.HasField("exit") for record in read_records(files[-1])):
+        assert time.monotonic() < deadline, f"{files[-1]} has no end"
+        time.sleep(0.05)
+    return files
 
 
 def read_records(file: Path) -> Iterator[Record]:

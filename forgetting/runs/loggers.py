@@ -1,6 +1,7 @@
-"""Where a run logs its steps: `metrics.csv` in its folder, and Weights & Biases (`tracking.py`: what else is there)."""
+"""Where a run logs its steps: `metrics.csv` in its folder, Weights & Biases and Trackio (docs/logging.md)."""
 
 import csv
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from forgetting.artifacts import complete_or_absent, sync
+from forgetting.errors import UserError
 from forgetting.run_folder import read_metrics
 from forgetting.runs.run import Run
 from forgetting.weights_and_biases import refuse_wandb_settings, wandb_options
@@ -108,6 +110,68 @@ class MetricsFile(Logger):
 
     def _written(self) -> list[dict[str, Any]]:
         return read_metrics(self.path)
+
+
+class Trackio(Logger):
+    """Logs a run to Trackio, on this machine or in a Space of the Hugging Face hub; give it as `trainer.logger`.
+
+    Args:
+        project: Its project there.
+        space_id: A Space such as `user/name`; None logs on this machine.
+        name: The run's there; the command line fills in `<id>/seed-<n>`.
+        group: The run's there; the command line fills in its id without the last part.
+
+    Raises:
+        UserError: trackio is not installed.
+    """
+
+    def __init__(
+        self, project: str = "forgetting", space_id: str | None = None, name: str | None = None,
+        group: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        try:
+            import_module("trackio")
+        except ModuleNotFoundError:
+            raise UserError("The logger Trackio needs trackio: pip install trackio.") from None
+        self.project, self.space_id, self.group = project, space_id, group
+        self._name = name
+        self._config: dict[str, Any] = {}
+        self._started = False
+
+    @property
+    def name(self) -> str | None:
+        """The run's name there."""
+        return self._name
+
+    @property
+    def version(self) -> str:
+        """Lightning wants a version."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Keep the run's configuration; it is given when the run begins there."""
+        self._config = dict(params)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Log a step; the first one begins the run there, or resumes it."""
+        trackio: Any = import_module("trackio")
+        if not self._started:
+            trackio.init(
+                project=self.project, name=self._name, group=self.group, space_id=self.space_id, config=self._config,
+                resume="allow",
+            )  # fmt: skip
+            self._started = True
+        trackio.log(metrics, step=step)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Wait until everything is sent."""
+        if self._started:
+            import_module("trackio").finish()
+            self._started = False
 
 
 def wandb_logger(settings: dict[str, Any], run: Run) -> WandbLogger:

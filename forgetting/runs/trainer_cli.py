@@ -102,6 +102,7 @@ class TrainerCLI(LightningCLI):
         self.run = Run(settings.id, config.seed_everything, computed(plain), root)
         self.run.refuse_another(precision=self.command == "fit")
         self._reference = Run(naming.reference_id, config.data.reference_seed, {}, root)
+        _name_loggers(config.trainer, self.run)  # after it is saved: a run of another seed may be started from it
         self._finds_store = config.data.store is None and not naming.is_reference
         config.data.store = config.data.store or self._reference.scores
         if self.command != "fit":
@@ -187,6 +188,8 @@ class TrainerCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
+        except ModuleNotFoundError as error:  # of what a logger or a strategy needs
+            raise UserError(f"A setting needs a package that is not installed: {error}") from error
         except (TypeError, ValueError, OverflowError, RuntimeError, MisconfigurationException) as error:
             raise UserError(f"A setting cannot be used: {type(error).__name__}: {error}") from error
 
@@ -258,6 +261,23 @@ class TrainerCLI(LightningCLI):
             print(f"scores in {datamodule.store_folder}")
             for reader in sorted(self.naming.files[0].parent.glob("forgetting*.yaml"))[:1]:
                 print(f"next: {self.naming.command_beside('fit', reader)}")
+
+
+def _name_loggers(trainer: Any, run: Run) -> None:
+    """Call a run of TensorBoard or Trackio as it is called here, where its logger has no name of its own.
+
+    A later launch then resumes it, where Lightning would begin `version_1`.
+    """
+    given = trainer.get("logger")
+    for logger in given if isinstance(given, list) else [given]:
+        kind = logger.class_path.rsplit(".", 1)[-1] if isinstance(logger, Namespace) else ""
+        if kind == "TensorBoardLogger" and logger.init_args.get("version") is None:
+            if logger.init_args.get("name") in (None, "lightning_logs"):
+                logger.init_args.name = run.id
+            logger.init_args.version = f"seed-{run.seed}"
+        if kind == "Trackio" and logger.init_args.get("name") is None:
+            logger.init_args.name = f"{run.id}/seed-{run.seed}"
+            logger.init_args.group = logger.init_args.get("group") or run.id.rpartition("/")[0] or run.id
 
 
 def _wants_progress(trainer: Any) -> bool:
