@@ -19,13 +19,15 @@ from forgetting.studies.figures import save_figure
 RUN_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 """Of Okabe and Ito (2008): told apart by readers who do not see all colors."""
 
-POSITIVE_COLOR, NEGATIVE_COLOR = "#0072B2", "#D55E00"
+POSITIVE_COLOR, NEGATIVE_COLOR, THRESHOLD_COLOR = "#0072B2", "#b5b5b5", "#D55E00"
 
-SIDES = {"nll_positive": ("positive tokens", "-"), "nll_negative": ("negative tokens", "--"), "nll": ("all tokens", ":")}
+SIDES = {
+    "nll_positive": ("positive tokens", "-"), "nll_negative": ("negative tokens", "--"), "nll": ("all tokens", ":"),
+}  # fmt: skip
 """The curves of a panel, each in a line style of its own."""
 
 SMOOTHED = 100
-"""Steps from which on a curve is drawn as a moving mean, over a fiftieth of them, on top of its pale values."""
+"""Steps from which on a curve is drawn as a moving mean, over a fiftieth of them (5 at least), on its pale values."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def short_names(folders: list[Path]) -> list[str]:
     parts = [folder.resolve().parts for folder in folders]
     if len(set(parts)) < 2:
         return ["/".join(path[-3:]) for path in parts]
-    while len({path[0] for path in parts}) == 1:
+    while len({path[0] for path in parts}) == 1 and all(len(path) > 1 for path in parts):
         parts = [path[1:] for path in parts]
     while len({path[-1] for path in parts}) == 1 and all(len(path) > 1 for path in parts):
         parts = [path[:-1] for path in parts]
@@ -171,7 +173,7 @@ def draw_panels(pyplot: Any, curves: list[Curves], histograms: list[Histogram]) 
             panels.append(lambda axes, g=group, t=title, s=sides: _draw_nll(axes, curves, g, t, s))
     for column, title, unit in (
         ("train/coefficient", "Coefficient of the negative tokens", "λ"),
-        ("train/gradient_norm", "Gradient", "norm (nats per token)"),
+        ("train/gradient_norm", "Gradient of the loss", "norm, nats per token per unit of weight"),
     ):
         if column in logged:
             panels.append(lambda axes, c=column, t=title, u=unit: _draw_column(axes, curves, c, t, u))
@@ -187,7 +189,8 @@ def draw_panels(pyplot: Any, curves: list[Curves], histograms: list[Histogram]) 
         axes.set_axis_off()
     if curves:
         handles = [pyplot.Line2D([], [], color=_color(i), lw=2, label=run.name) for i, run in enumerate(curves)]
-        canvas.legend(handles=handles, loc="outside upper left", ncols=1 if len(curves) > 3 else len(curves), frameon=False)
+        num_beside = 1 if len(curves) > 3 else len(curves)
+        canvas.legend(handles=handles, loc="outside upper left", ncols=num_beside, frameon=False)
     return canvas
 
 
@@ -211,13 +214,13 @@ def _draw_nll(axes: Any, curves: list[Curves], group: str, title: str, sides: li
 def _draw_column(axes: Any, curves: list[Curves], column: str, title: str, unit: str) -> None:
     for i, run in enumerate(curves):
         if column in run.columns:
-            _line(axes, *run.columns[column], color=_color(i))
+            _line(axes, *run.columns[column], smooth=column != "train/coefficient", color=_color(i))
     _label(axes, title, unit)
 
 
-def _line(axes: Any, steps: np.ndarray, values: np.ndarray, **style: Any) -> None:
-    """A curve; one of many steps as a moving mean over its pale values."""
-    width = len(values) // 50 if len(values) >= SMOOTHED else 1
+def _line(axes: Any, steps: np.ndarray, values: np.ndarray, smooth: bool = True, **style: Any) -> None:
+    """A curve; one of many steps as a moving mean on its pale values."""
+    width = max(5, len(values) // 50) if smooth and len(values) >= SMOOTHED else 1
     if width > 1:
         axes.plot(steps, values, color=style["color"], lw=0.6, alpha=0.25)
         sums = np.concatenate([[0.0], np.cumsum(values)])
@@ -234,16 +237,16 @@ def _label(axes: Any, title: str, unit: str) -> None:
 
 def _draw_histogram(axes: Any, histogram: Histogram) -> None:
     edges, counts = histogram.edges, histogram.counts
-    axes.bar(
-        edges[:-1], counts, np.diff(edges), align="edge",
-        color=[POSITIVE_COLOR if left >= histogram.threshold else "#b5b5b5" for left in edges[:-1]],
-    )  # fmt: skip
+    positive = edges[:-1] >= histogram.threshold
+    for shown, color, name in ((positive, POSITIVE_COLOR, "positive"), (~positive, NEGATIVE_COLOR, "negative")):
+        axes.bar(edges[:-1][shown], counts[shown], np.diff(edges)[shown], align="edge", color=color, label=name)
+    axes.set_ylim(0, 1.35 * counts.max())  # room for the legend
     axes.axvline(0, color="#000000", lw=1, ls=":", label="zero")
     axes.axvline(
-        histogram.threshold, color=NEGATIVE_COLOR, lw=1.6,
+        histogram.threshold, color=THRESHOLD_COLOR, lw=1.6,
         label=f"threshold of the top {100 * histogram.positive_fraction:g} %: {histogram.threshold:.3g}",
     )  # fmt: skip
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, ncols=2)
     axes.set_title(f"Scores: {histogram.name}", loc="left", fontsize=10)
     axes.set_xlabel("loss reduction, nats per token (outermost bins: all beyond)")
     axes.set_ylabel("response tokens")
