@@ -3,7 +3,9 @@
 import json
 import shutil
 import signal
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -216,7 +218,9 @@ def test_a_resumed_run_is_the_same_run_at_weights_and_biases(work, whole, monkey
     (artifact,) = [artifact for artifact in wandb_files.artifacts(second) if artifact.type == "model"]
     assert artifact.name == "adapter-tiny-forgetting-seed-0"
     assert "adapter_model.safetensors" in [entry.path for entry in artifact.manifest.contents]
-    assert [file for file in (RUN / "wandb").rglob("*") if file.is_file() and secret.encode() in file.read_bytes()] == []
+    assert [
+        file for file in (RUN / "wandb").rglob("*") if file.is_file() and secret.encode() in file.read_bytes()
+    ] == []
 
 
 def test_the_held_out_nll_is_logged_before_the_first_step_and_moves_nothing(work, whole):
@@ -235,3 +239,23 @@ def test_a_resumed_run_does_not_check_the_held_out_nll_again(work, whole, monkey
     main(FIT)
     assert not checks
     assert metrics() == metrics(whole)
+
+
+def test_a_logger_of_the_user_s_own_is_kept_next_to_ours_and_named_after_the_run(work, whole, monkeypatch):
+    calls = []
+    names = {name: lambda *args, name=name, **given: calls.append((name, args, given)) for name in ("init", "log")}
+    stand_in = SimpleNamespace(**names, finish=lambda: calls.append(("finish", (), {})))
+    logger = ["--trainer.logger", "forgetting.runs.loggers.Trackio"]
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(UserError, match="needs trackio: pip install trackio"):
+        main([*FIT, *logger])
+    assert not RUN.exists()
+    monkeypatch.setitem(sys.modules, "trackio", stand_in)
+    main([*FIT, *logger])
+    assert adapter_bytes() == adapter_bytes(whole)
+    assert metrics() == metrics(whole)
+    (_, _, begun), *logged, (ended, _, _) = calls
+    assert (begun["name"], begun["group"], ended) == ("tiny/forgetting/seed-0", "tiny", "finish")
+    assert begun["config"]["model"]["lora"]["rank"] == 4
+    assert {given["step"] for _, _, given in logged} == {*range(STEPS)}
+    assert "seed-0" not in (RUN / "fit.yaml").read_text()  # which a run of another seed may be started from

@@ -2,13 +2,17 @@
 
 import csv
 import socket
+import sys
 import time
+from types import SimpleNamespace
 
 import pytest
+from jsonargparse import Namespace
 
 from forgetting.errors import UserError
-from forgetting.runs.loggers import MetricsFile, wandb_logger
+from forgetting.runs.loggers import MetricsFile, Trackio, wandb_logger
 from forgetting.runs.run import Run
+from forgetting.runs.trainer_cli import _name_loggers
 from forgetting.weights_and_biases import refuse_wandb_settings, wandb_mode, wandb_options, without_secrets
 
 
@@ -161,3 +165,60 @@ def test_no_key_is_taken_or_shown():
     assert without_secrets(config) == {
         "data": {"path": "https://host/x", "token": "(hidden)", "granularity": "token"}, "more": [None],
     }  # fmt: skip
+
+
+@pytest.fixture
+def trackio(monkeypatch):
+    """A stand-in for trackio, and the calls that it got."""
+    calls = []
+    names = {name: lambda *args, name=name, **kwargs: calls.append((name, args, kwargs)) for name in ("init", "log")}
+    monkeypatch.setitem(
+        sys.modules, "trackio", SimpleNamespace(**names, finish=lambda: calls.append(("finish", (), {})))
+    )
+    return calls
+
+
+def test_trackio_gets_a_run_s_configuration_and_its_steps(trackio):
+    logger = Trackio(project="p", name="a/seed-0", group="a")
+    logger.finalize("success")
+    assert trackio == []  # nothing was logged: no run
+    logger.log_hyperparams({"model": {"lora": 4}})
+    logger.log_metrics({"train/loss": 2.0}, step=0)
+    logger.log_metrics({"train/loss": 1.0}, step=1)
+    logger.finalize("success")
+    begun = {
+        "project": "p", "name": "a/seed-0", "group": "a", "space_id": None, "config": {"model": {"lora": 4}},
+        "resume": "allow",
+    }  # fmt: skip
+    steps = [("log", ({"train/loss": 2.0},), {"step": 0}), ("log", ({"train/loss": 1.0},), {"step": 1})]
+    assert trackio == [("init", (), begun), *steps, ("finish", (), {})]
+
+
+def test_without_trackio_its_logger_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(UserError, match="needs trackio: pip install trackio"):
+        Trackio()
+
+
+def test_another_logger_is_given_the_rows_before_a_resumed_step_again(tmp_path):
+    log = MetricsFile(tmp_path / "metrics.csv")
+    for step in range(3):
+        log.log_metrics({"loss": float(step)}, step)
+    log.log_metrics({"validation/nll": 9.0}, 2)
+    log.write()
+    log.start_at(2)
+    other = MetricsFile(tmp_path / "other.csv")
+    log.log_again(other)
+    other.write()
+    assert rows(other.path) == [{"step": "0", "loss": "0.0"}, {"step": "1", "loss": "1.0"}]
+
+
+def test_a_tensorboard_of_a_run_is_named_after_it_so_that_a_later_launch_resumes_it(tmp_path):
+    given = {"save_dir": "tb", "name": "lightning_logs", "version": None}
+    logger = Namespace(class_path="lightning.pytorch.loggers.TensorBoardLogger", init_args=Namespace(**given))
+    own = Namespace(class_path="TensorBoardLogger", init_args=Namespace(save_dir="tb", name="mine", version="v"))
+    _name_loggers(Namespace(logger=[logger, own]), Run("a/b", 3, {}, tmp_path))
+    assert logger.init_args.as_dict() == {"save_dir": "tb", "name": "a/b", "version": "seed-3"}
+    assert own.init_args.as_dict() == {"save_dir": "tb", "name": "mine", "version": "v"}
+    for nothing in (None, True, False):
+        _name_loggers(Namespace(logger=nothing), Run("a/b", 3, {}, tmp_path))

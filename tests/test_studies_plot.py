@@ -12,7 +12,9 @@ from forgetting.method.scores import score_histogram
 from forgetting.method.store import close_store, shard_ranges, write_shard
 from forgetting.studies.plot import read_curves, read_histogram, short_names
 
-HEAD = "step,validation/nll,validation/nll_positive,train/loss,train/nll_positive,train/nll_negative,train/gradient_norm"
+HEAD = (
+    "step,validation/nll,validation/nll_positive,train/loss,train/nll_positive,train/nll_negative,train/gradient_norm"
+)
 
 
 @pytest.fixture

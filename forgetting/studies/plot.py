@@ -173,7 +173,7 @@ def draw_panels(pyplot: Any, curves: list[Curves], histograms: list[Histogram]) 
             panels.append(lambda axes, g=group, t=title, s=sides: _draw_nll(axes, curves, g, t, s))
     for column, title, unit in (
         ("train/coefficient", "Coefficient of the negative tokens", "λ"),
-        ("train/gradient_norm", "Gradient of the loss", "norm, nats per token per unit of weight"),
+        ("train/gradient_norm", "Gradient norm", "nats per token / weight"),
     ):
         if column in logged:
             panels.append(lambda axes, c=column, t=title, u=unit: _draw_column(axes, curves, c, t, u))
@@ -224,7 +224,9 @@ def _line(axes: Any, steps: np.ndarray, values: np.ndarray, smooth: bool = True,
     if width > 1:
         axes.plot(steps, values, color=style["color"], lw=0.6, alpha=0.25)
         sums = np.concatenate([[0.0], np.cumsum(values)])
-        values, steps = (sums[width:] - sums[:-width]) / width, steps[width - 1 :]
+        ends = np.arange(1, len(values) + 1)
+        begins = np.maximum(ends - width, 0)  # the first means are over what there is
+        values = (sums[ends] - sums[begins]) / (ends - begins)
     axes.plot(steps, values, lw=1.6, **style)
 
 
@@ -246,7 +248,7 @@ def _draw_histogram(axes: Any, histogram: Histogram) -> None:
         histogram.threshold, color=THRESHOLD_COLOR, lw=1.6,
         label=f"threshold of the top {100 * histogram.positive_fraction:g} %: {histogram.threshold:.3g}",
     )  # fmt: skip
-    axes.legend(frameon=False, fontsize=8, ncols=2)
+    axes.legend(fontsize=8, ncols=2, edgecolor="none", framealpha=0.9)  # over the two lines
     axes.set_title(f"Scores: {histogram.name}", loc="left", fontsize=10)
     axes.set_xlabel("loss reduction, nats per token (outermost bins: all beyond)")
     axes.set_ylabel("response tokens")
