@@ -225,7 +225,8 @@ def test_a_resumed_run_is_the_same_run_at_weights_and_biases(work, whole, monkey
 
 def test_the_held_out_nll_is_logged_before_the_first_step_and_moves_nothing(work, whole):
     """Lightning's check goes over all of D_val, once: a resumed run and one that does not ask leave it out."""
-    assert float(metrics(whole)[0]["validation/nll"]) > float(metrics(whole)[-1]["validation/nll"])
+    first, *_, last = [float(row["validation/nll"]) for row in metrics(whole) if row["validation/nll"]]
+    assert first > last
     main([*FIT, "--trainer.num_sanity_val_steps", "0"])
     assert metrics()[0]["validation/nll"] == ""
     assert metrics()[1:] == metrics(whole)[1:]
@@ -243,8 +244,11 @@ def test_a_resumed_run_does_not_check_the_held_out_nll_again(work, whole, monkey
 
 def test_a_logger_of_the_user_s_own_is_kept_next_to_ours_and_named_after_the_run(work, whole, monkeypatch):
     calls = []
-    names = {name: lambda *args, name=name, **given: calls.append((name, args, given)) for name in ("init", "log")}
-    stand_in = SimpleNamespace(**names, finish=lambda: calls.append(("finish", (), {})))
+    stand_in = SimpleNamespace(
+        init=lambda **given: calls.append(("init", None, given)),
+        log=lambda values, step: calls.append(("log", values, {"step": step})),
+        finish=lambda: calls.append(("finish", None, {})),
+    )
     logger = ["--trainer.logger", "forgetting.runs.loggers.Trackio"]
     monkeypatch.setitem(sys.modules, "trackio", None)
     with pytest.raises(UserError, match="needs trackio: pip install trackio"):

@@ -171,10 +171,12 @@ def test_no_key_is_taken_or_shown():
 def trackio(monkeypatch):
     """A stand-in for trackio, and the calls that it got."""
     calls = []
-    names = {name: lambda *args, name=name, **kwargs: calls.append((name, args, kwargs)) for name in ("init", "log")}
-    monkeypatch.setitem(
-        sys.modules, "trackio", SimpleNamespace(**names, finish=lambda: calls.append(("finish", (), {})))
+    stand_in = SimpleNamespace(
+        init=lambda **given: calls.append(("init", given)),
+        log=lambda values, step: calls.append(("log", values, step)),
+        finish=lambda: calls.append("finish"),
     )
+    monkeypatch.setitem(sys.modules, "trackio", stand_in)
     return calls
 
 
@@ -190,8 +192,8 @@ def test_trackio_gets_a_run_s_configuration_and_its_steps(trackio):
         "project": "p", "name": "a/seed-0", "group": "a", "space_id": None, "config": {"model": {"lora": 4}},
         "resume": "allow",
     }  # fmt: skip
-    steps = [("log", ({"train/loss": 2.0},), {"step": 0}), ("log", ({"train/loss": 1.0},), {"step": 1})]
-    assert trackio == [("init", (), begun), *steps, ("finish", (), {})]
+    steps = [("log", {"train/loss": 2.0}, 0), ("log", {"train/loss": 1.0}, 1)]
+    assert trackio == [("init", begun), *steps, "finish"]
 
 
 def test_without_trackio_its_logger_says_what_to_install(monkeypatch):

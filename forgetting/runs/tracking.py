@@ -114,7 +114,7 @@ def _artifact(name: str, kind: str, run: Run, path: Path, metadata: dict[str, An
 
 
 def selection_summary(data: ForgettingData) -> dict[str, int | float]:
-    """Numbers of positive and negative tokens of a run's selection, and the threshold between them, in the score's unit."""
+    """Counts of a run's selection (tokens, or sequences at that granularity), and its threshold in the score's unit."""
     selected = data.selected
     assert selected is not None, "nothing is selected"
     summary: dict[str, int | float] = {

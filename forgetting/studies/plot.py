@@ -90,7 +90,7 @@ def plot_command(arguments: list[str]) -> None:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         exit_on_error=False, prog="python -m forgetting plot",
-        description="Runs next to each other (nll of both sides, λ, gradient norm), and the score histograms of stores.",
+        description="Curves of runs (nll of both sides, λ, gradient norm), and score histograms of stores.",
     )  # fmt: skip
     add = parser.add_argument
     add("folders", type=str, nargs="+", help="folders of runs (with metrics.csv) and of score stores (…/scores)")
