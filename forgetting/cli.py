@@ -37,6 +37,7 @@ COMMANDS = {
         "forgetting.studies.command:table_command",
         "A study: its table, from the runs that are there or run now.",
     ),
+    "plot": ("forgetting.studies.plot:plot_command", "Curves of runs next to each other, score histograms of stores."),
     "lab": ("forgetting.lab_command:lab_command", "The paper's comparison on a generated world with known noise."),
 }
 

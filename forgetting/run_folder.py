@@ -1,5 +1,9 @@
-"""Parts of a run's folder that several rooms read: its seeds, and `cost.json`, the cost of each stage (Table 11)."""
+"""Parts of a run's folder that several rooms read: its seeds, its steps (`metrics.csv`), and the cost of each stage.
 
+`cost.json` holds what Table 11 shows.
+"""
+
+import csv
 import re
 from pathlib import Path
 from typing import Any
@@ -40,6 +44,23 @@ def record_cost(folder: Path, entry: dict[str, Any], replace: bool) -> None:
     with locked(folder / ".cost", wait=True):  # fit, score and evaluate of one run may end at the same time
         entries = [kept for kept in read_costs(folder) if not (replace and kept["stage"] == entry["stage"])]
         write_json(folder / FILE, [*entries, entry])
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The complete rows of a `metrics.csv`, in the order of their steps; a killed process may have left half a row.
+
+    Args:
+        path: The file; where it is missing there are no rows.
+
+    Returns:
+        Values by column, as text; "" where a step has none.
+    """
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    head, *lines = csv.reader(text[: text.rfind("\n") + 1].splitlines()) if "\n" in text else [[]]
+    rows = [dict(zip(head, line, strict=True)) for line in lines if len(line) == len(head)]
+    return [row for row in rows if row.get("step", "").isdigit()]
 
 
 def seed_folders(experiment: Path) -> list[Path]:

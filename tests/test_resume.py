@@ -3,10 +3,13 @@
 import json
 import shutil
 import signal
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import wandb_files
 from processes import in_process
 from small_experiment import METHOD, REFERENCE, RUN, STEPS, adapter_bytes, metrics, signal_at
 
@@ -14,6 +17,7 @@ from forgetting.cli import main
 from forgetting.errors import UserError
 from forgetting.method.steps import StepSampler
 from forgetting.runs.checkpoints import load_checkpoint, steps_in_checkpoint
+from forgetting.runs.records import RunRecord
 
 FIT = ["fit", "--config", METHOD]
 
@@ -167,11 +171,87 @@ def test_a_process_killed_between_two_renames_loses_nothing(work, whole):
 
 @pytest.mark.slow
 def test_a_resumed_run_is_the_same_run_at_weights_and_biases(work, whole, monkeypatch):
+    """Nothing is missing before the step where the second launch begins, and no key is kept."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    options = [*FIT, "--run.wandb", "{project: mine}"]
+    secret = "0123456789abcdef0123456789abcdef01234567"
+    monkeypatch.setenv("WANDB_API_KEY", secret)
+    monkeypatch.setenv("HF_TOKEN", secret)
+    options = [*FIT, "--run.wandb", "{project: mine}", "--run.wandb_artifacts", "true"]
     assert in_process([*options, *signal_at(step=3)]) == -signal.SIGKILL
     assert in_process(options) == 0
-    launches = [path.name for path in RUN.glob("wandb/offline-run-*")]
-    assert len(launches) == 2
-    assert {name.rsplit("-", 1)[-1] for name in launches} == {(RUN / "wandb.id").read_text()}
     assert adapter_bytes() == adapter_bytes(whole)
+
+    first, second = wandb_files.offline_parts(RUN)
+    identity = (RUN / "wandb.id").read_text()
+    assert first.name == second.name == f"run-{identity}.wandb"
+    described = wandb_files.description(second)
+    assert (described.run_id, described.project, described.job_type) == (identity, "mine", "fit")
+    assert described.display_name == "tiny/forgetting/seed-0"
+    assert (described.run_group, [*described.tags]) == ("tiny", ["tiny", "forgetting"])
+    config = wandb_files.config(second)
+    assert config["model"]["lora"]["rank"] == 4
+    assert config["provenance"]["inputs"] == json.loads((RUN / "provenance.json").read_text())["inputs"]
+
+    # The first launch was killed with a part of what it had logged in memory, so the second logs all of it again.
+    rows = wandb_files.history(second)
+    assert {row["trainer/global_step"] for row in rows} == {*range(STEPS)}
+    sides = ("nll", "nll_positive", "nll_negative")
+    curves = [f"train/{name}" for name in ("nll_positive", "nll_negative", "coefficient", "gradient_norm")]
+    for number, expected in enumerate(metrics(whole)):
+        logged = {k: v for row in rows if row["trainer/global_step"] == number for k, v in row.items()}
+        for name in (*curves, *(f"validation/{side}" for side in sides)):
+            assert logged.get(name) == (float(expected[name]) if expected[name] else None)
+    shown = wandb_files.summary(second)
+    assert shown["selection/num_positive"] > 0
+    num_scores = sum(shown["selection/scores/values"])
+    assert num_scores == shown["selection/num_positive"] + shown["selection/num_negative"]
+    assert shown["cost/fit/launches"] == 2
+    assert list(RUN.glob("wandb/offline-run-*/files/media/table/selection/tokens*.json"))
+    (artifact,) = [artifact for artifact in wandb_files.artifacts(second) if artifact.type == "model"]
+    assert artifact.name == "adapter-tiny-forgetting-seed-0"
+    assert "adapter_model.safetensors" in [entry.path for entry in artifact.manifest.contents]
+    assert [
+        file for file in (RUN / "wandb").rglob("*") if file.is_file() and secret.encode() in file.read_bytes()
+    ] == []
+
+
+def test_the_held_out_nll_is_logged_before_the_first_step_and_moves_nothing(work, whole):
+    """Lightning's check goes over all of D_val, once: a resumed run and one that does not ask leave it out."""
+    first, *_, last = [float(row["validation/nll"]) for row in metrics(whole) if row["validation/nll"]]
+    assert first > last
+    main([*FIT, "--trainer.num_sanity_val_steps", "0"])
+    assert metrics()[0]["validation/nll"] == ""
+    assert metrics()[1:] == metrics(whole)[1:]
+    assert adapter_bytes() == adapter_bytes(whole)
+
+
+def test_a_resumed_run_does_not_check_the_held_out_nll_again(work, whole, monkeypatch):
+    assert in_process([*FIT, *signal_at(step=3)]) == -signal.SIGKILL
+    checks: list[int] = []
+    monkeypatch.setattr(RunRecord, "on_sanity_check_end", lambda self, trainer, module: checks.append(1))
+    main(FIT)
+    assert not checks
+    assert metrics() == metrics(whole)
+
+
+def test_a_logger_of_the_user_s_own_is_kept_next_to_ours_and_named_after_the_run(work, whole, monkeypatch):
+    calls = []
+    stand_in = SimpleNamespace(
+        init=lambda **given: calls.append(("init", None, given)),
+        log=lambda values, step: calls.append(("log", values, {"step": step})),
+        finish=lambda: calls.append(("finish", None, {})),
+    )
+    logger = ["--trainer.logger", "forgetting.runs.loggers.Trackio"]
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(UserError, match="needs trackio: pip install trackio"):
+        main([*FIT, *logger])
+    assert not RUN.exists()
+    monkeypatch.setitem(sys.modules, "trackio", stand_in)
+    main([*FIT, *logger])
+    assert adapter_bytes() == adapter_bytes(whole)
+    assert metrics() == metrics(whole)
+    (_, _, begun), *logged, (ended, _, _) = calls
+    assert (begun["name"], begun["group"], ended) == ("tiny/forgetting/seed-0", "tiny", "finish")
+    assert begun["config"]["model"]["lora"]["rank"] == 4
+    assert {given["step"] for _, _, given in logged} == {*range(STEPS)}
+    assert "seed-0" not in (RUN / "fit.yaml").read_text()  # which a run of another seed may be started from

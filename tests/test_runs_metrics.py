@@ -2,13 +2,18 @@
 
 import csv
 import socket
+import sys
 import time
+from types import SimpleNamespace
 
 import pytest
+from jsonargparse import Namespace
 
-from forgetting.runs.loggers import MetricsFile, wandb_logger
+from forgetting.errors import UserError
+from forgetting.runs.loggers import MetricsFile, Trackio, wandb_logger
 from forgetting.runs.run import Run
-from forgetting.weights_and_biases import wandb_mode
+from forgetting.runs.trainer_cli import _name_loggers
+from forgetting.weights_and_biases import refuse_wandb_settings, wandb_mode, wandb_options, without_secrets
 
 
 def rows(path):
@@ -119,3 +124,103 @@ def test_a_server_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch, 
 def test_a_mode_that_is_asked_for_is_kept(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     assert wandb_logger({"mode": "disabled"}, Run("a", 0, {}, tmp_path))._wandb_init["mode"] == "disabled"
+
+
+def test_a_run_s_path_says_its_group_and_tags_and_its_settings_win(tmp_path):
+    options = wandb_options({}, tmp_path / "a", "table3/llama-3.2-1b/forgetting-token@rank=8+t_max=0.5", 2)
+    assert options["group"] == "table3/llama-3.2-1b"
+    assert options["tags"] == ["table3", "llama-3.2-1b", "forgetting-token", "rank=8", "t_max=0.5"]
+    assert options["job_type"] == "fit"
+    options = wandb_options({"group": "g", "tags": ["t"], "id": "mine"}, tmp_path / "a", "a/b", 2)
+    assert (options["group"], options["tags"], options["id"]) == ("g", ["t"], "mine")
+    assert (tmp_path / "a/wandb.id").read_text() == "mine"
+    assert len(wandb_options({}, tmp_path / "b", "a@" + "x" * 99, 0)["tags"][1]) == 64  # wandb takes no longer one
+
+
+def test_the_run_of_a_sweep_is_the_one_that_its_agent_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "fromagent")
+    assert wandb_options({}, tmp_path / "a", "a", 0)["id"] != "fromagent"  # left over from something else
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    assert wandb_options({}, tmp_path / "b", "a", 0)["id"] == "fromagent"
+    monkeypatch.delenv("WANDB_SWEEP_ID")
+    assert wandb_options({}, tmp_path / "b", "a", 0)["id"] == "fromagent"  # evaluated later, outside of the sweep
+
+
+def test_a_run_of_which_a_part_is_not_synced_goes_on_offline(tmp_path, capsys):
+    settings = {"mode": "online", "id": "mine"}
+    assert wandb_options(settings, tmp_path, "a", 0)["mode"] == "online"
+    part = tmp_path / "wandb/offline-run-20260101_000000-mine/run-mine.wandb"
+    part.parent.mkdir(parents=True)
+    part.touch()
+    assert wandb_options(settings, tmp_path, "a", 0)["mode"] == "offline"
+    assert f"wandb sync {tmp_path}/wandb" in capsys.readouterr().err
+    part.with_name("run-mine.wandb.synced").touch()
+    assert wandb_options(settings, tmp_path, "a", 0)["mode"] == "online"
+
+
+def test_no_key_is_taken_or_shown():
+    with pytest.raises(UserError, match=r"has api_key, which fit.yaml would keep in plain text.*wandb login"):
+        refuse_wandb_settings({"settings": {"api_key": "x" * 40}})
+    config = {"data": {"path": "https://me:secret@host/x", "token": "secret", "granularity": "token"}, "more": [None]}
+    assert without_secrets(config) == {
+        "data": {"path": "https://host/x", "token": "(hidden)", "granularity": "token"}, "more": [None],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def trackio(monkeypatch):
+    """A stand-in for trackio, and the calls that it got."""
+    calls = []
+    stand_in = SimpleNamespace(
+        init=lambda **given: calls.append(("init", given)),
+        log=lambda values, step: calls.append(("log", values, step)),
+        finish=lambda: calls.append("finish"),
+    )
+    monkeypatch.setitem(sys.modules, "trackio", stand_in)
+    return calls
+
+
+def test_trackio_gets_a_run_s_configuration_and_its_steps(trackio):
+    logger = Trackio(project="p", name="a/seed-0", group="a")
+    logger.finalize("success")
+    assert trackio == []  # nothing was logged: no run
+    logger.log_hyperparams({"model": {"lora": 4}})
+    logger.log_metrics({"train/loss": 2.0}, step=0)
+    logger.log_metrics({"train/loss": 1.0}, step=1)
+    logger.finalize("success")
+    begun = {
+        "project": "p", "name": "a/seed-0", "group": "a", "space_id": None, "config": {"model": {"lora": 4}},
+        "resume": "allow",
+    }  # fmt: skip
+    steps = [("log", {"train/loss": 2.0}, 0), ("log", {"train/loss": 1.0}, 1)]
+    assert trackio == [("init", begun), *steps, "finish"]
+
+
+def test_without_trackio_its_logger_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(UserError, match="needs trackio: pip install trackio"):
+        Trackio()
+
+
+def test_another_logger_is_given_the_rows_before_a_resumed_step_again(tmp_path):
+    log = MetricsFile(tmp_path / "metrics.csv")
+    for step in range(3):
+        log.log_metrics({"loss": float(step)}, step)
+    log.log_metrics({"validation/nll": 9.0}, 2)
+    log.write()
+    log.start_at(2)
+    other = MetricsFile(tmp_path / "other.csv")
+    log.log_again(other)
+    other.write()
+    assert rows(other.path) == [{"step": "0", "loss": "0.0"}, {"step": "1", "loss": "1.0"}]
+
+
+def test_a_tensorboard_of_a_run_is_named_after_it_so_that_a_later_launch_resumes_it(tmp_path):
+    given = {"save_dir": "tb", "name": "lightning_logs", "version": None}
+    logger = Namespace(class_path="lightning.pytorch.loggers.TensorBoardLogger", init_args=Namespace(**given))
+    own = Namespace(class_path="TensorBoardLogger", init_args=Namespace(save_dir="tb", name="mine", version="v"))
+    _name_loggers(Namespace(logger=[logger, own]), Run("a/b", 3, {}, tmp_path))
+    assert logger.init_args.as_dict() == {"save_dir": "tb", "name": "a/b", "version": "seed-3"}
+    assert own.init_args.as_dict() == {"save_dir": "tb", "name": "mine", "version": "v"}
+    for nothing in (None, True, False):
+        _name_loggers(Namespace(logger=nothing), Run("a/b", 3, {}, tmp_path))

@@ -170,7 +170,7 @@ def _evaluate_parser() -> ArgumentParser:
     add("--samples", action="store_true", help="keep documents and prompts next to scores and answers")
     add("--fresh", action="store_true", help="run tasks again that are finished")
     add("--quiet", action="store_true", help="no progress bars and no warnings of libraries")
-    add("--wandb", type=str | None, help="project for a table in Weights & Biases (default: the run's)")
+    add("--wandb", type=str | None, help="project in Weights & Biases (default: the run's, in its own run)")
     return parser
 
 

@@ -23,7 +23,7 @@ from forgetting.evaluation.results import (
 from forgetting.evaluation.suite import Suite
 from forgetting.evaluation.target import find_target
 from forgetting.evaluation.tasks import PreparedTask, prepare_tasks
-from forgetting.evaluation.tracking import append_cost, log_table, wandb_settings
+from forgetting.evaluation.tracking import append_cost, log_evaluation
 from forgetting.model.backbone import refuse_unfit_weights
 
 
@@ -44,7 +44,7 @@ def evaluate(
         whole_samples: Keep documents and prompts next to scores and answers.
         fresh: Run finished tasks again.
         quiet: Hide progress bars and the libraries' warnings.
-        wandb: Settings of Weights & Biases; None takes those of the run, if it has any.
+        wandb: Settings of Weights & Biases; None takes those of the run, if it has any, and resumes it there.
         chat: Write prompts in the tokenizer's chat template, few-shot examples as turns.
 
     Returns:
@@ -124,8 +124,7 @@ def evaluate(
     content = write_results(path, description, suite, prepared, tasks, summary)
     if before and (what := differences(before, content)):
         print(f"{path} held another evaluation ({what}). It is replaced; its tasks are kept in {path.parent}/samples.")
-    if wandb_options := wandb or wandb_settings(target.folder):
-        log_table(wandb_options, path.parent, content)
+    log_evaluation(target.folder, path.parent, content, wandb, suite.trial)
     average = content["average"]
     number = "no average" if average is None else f"average {average:.2f}"
     print(f"{number}{' with the chat template' if chat else ''} → {path}", flush=True)

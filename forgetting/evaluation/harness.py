@@ -231,7 +231,7 @@ class BarAsLines(io.StringIO):
 
 @contextlib.contextmanager
 def silence(quiet: bool, bars: io.StringIO | None = None):
-    """Keep notes of the harness off the terminal; with `quiet` its bars (into `bars`) and warnings of libraries, too."""
+    """Keep the harness's notes off the terminal; with `quiet` also its bars (into `bars`) and libraries' warnings."""
     loggers = [logging.getLogger(name) for name in (NOISY if quiet else NOISY[:1])]
     levels, has_bars = [logger.level for logger in loggers], datasets.is_progress_bar_enabled()
     for logger in loggers:

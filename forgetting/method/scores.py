@@ -4,7 +4,8 @@ The highest are positive. A score of your own is a subclass of `Score` in any mo
 (docs/extending.md): if it needs only what is stored, it needs no new scoring pass.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +102,37 @@ class Oracle(Score):
     def __call__(self, tokens: StoredTokens) -> Float[np.ndarray, " tokens"]:
         """In [1, 2) for clean tokens, in [0, 1) for noisy ones."""
         return (tokens["noise"] == 0) + Random(self.seed)(tokens)
+
+
+def score_histogram(
+    chunks: Callable[[], Iterable[np.ndarray]], num_bins: int = 100
+) -> tuple[Int[np.ndarray, " bins"], Float[np.ndarray, " edges"]]:
+    """Counts of scores in equal bins, in two passes and in memory that does not grow with the corpus.
+
+    The bins cover four standard deviations around the mean, or less where there are no such scores: a few outliers
+    would leave the others in one bin. What lies beyond is counted in the outermost bin.
+
+    Args:
+        chunks: Gives the scores a chunk at a time, as often as it is called; at least one score.
+        num_bins: How many bins.
+
+    Returns:
+        The counts, and the edges of the bins, one more than there are bins.
+    """
+    count, total, squares, low, high = 0, 0.0, 0.0, math.inf, -math.inf
+    for scores in chunks():
+        if len(scores):
+            values = scores.astype(np.float64)
+            count, total, squares = count + len(values), total + values.sum(), squares + np.square(values).sum()
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+    mean = total / count
+    width = 4 * math.sqrt(max(squares / count - mean**2, 0.0))
+    low, high = max(low, mean - width), min(high, mean + width)
+    edges = np.linspace(low, high, num_bins + 1) if low < high else np.linspace(low - 0.5, low + 0.5, num_bins + 1)
+    counts = np.zeros(num_bins, np.int64)
+    for scores in chunks():
+        counts += np.histogram(np.clip(scores, edges[0], edges[-1]), edges)[0]
+    return counts, edges
 
 
 def _mixed(value: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:

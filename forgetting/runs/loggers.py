@@ -1,16 +1,18 @@
-"""Where a run logs its steps: `metrics.csv` in its folder, and Weights & Biases."""
+"""Where a run logs its steps: `metrics.csv` in its folder, Weights & Biases and Trackio (docs/logging.md)."""
 
 import csv
-import uuid
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from forgetting.artifacts import complete_or_absent, sync, write_text
+from forgetting.artifacts import complete_or_absent, sync
+from forgetting.errors import UserError
+from forgetting.run_folder import read_metrics
 from forgetting.runs.run import Run
-from forgetting.weights_and_biases import refuse_wandb_settings, wandb_mode
+from forgetting.weights_and_biases import refuse_wandb_settings, wandb_options
 
 ROWS_AT_ONCE = 50
 
@@ -48,6 +50,13 @@ class MetricsFile(Logger):
             self._write_whole(rows)
         else:
             self.path.unlink(missing_ok=True)
+
+    @rank_zero_only
+    def log_again(self, logger: Logger) -> None:
+        """Give another logger every row that is in the file: it may have lost some when the run was killed."""
+        for row in self._written():
+            values = {key: float(value) for key, value in row.items() if key != "step" and value}
+            logger.log_metrics(values, step=int(row["step"]))
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -100,38 +109,84 @@ class MetricsFile(Logger):
             writer.writerows(rows)
 
     def _written(self) -> list[dict[str, Any]]:
-        """Complete rows of the file. A killed process may have left its last row incomplete."""
-        if not self.path.is_file():
-            return []
-        text = self.path.read_text(encoding="utf-8", errors="replace")
-        head, *lines = csv.reader(text[: text.rfind("\n") + 1].splitlines()) if "\n" in text else [[]]
-        rows = [dict(zip(head, line, strict=True)) for line in lines if len(line) == len(head)]
-        return [row for row in rows if row.get("step", "").isdigit()]
+        return read_metrics(self.path)
+
+
+class Trackio(Logger):
+    """Logs a run to Trackio, on this machine or in a Space of the Hugging Face hub; give it as `trainer.logger`.
+
+    Args:
+        project: Its project there.
+        space_id: A Space such as `user/name`; None logs on this machine.
+        name: The run's there; the command line fills in `<id>/seed-<n>`.
+        group: The run's there; the command line fills in its id without the last part.
+
+    Raises:
+        UserError: trackio is not installed.
+    """
+
+    def __init__(
+        self, project: str = "forgetting", space_id: str | None = None, name: str | None = None,
+        group: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        try:
+            import_module("trackio")
+        except ModuleNotFoundError:
+            raise UserError("The logger Trackio needs trackio: pip install trackio.") from None
+        self.project, self.space_id, self.group = project, space_id, group
+        self._name = name
+        self._config: dict[str, Any] = {}
+        self._started = False
+
+    @property
+    def name(self) -> str | None:
+        """The run's name there."""
+        return self._name
+
+    @property
+    def version(self) -> str:
+        """Lightning wants a version."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Keep the run's configuration; it is given when the run begins there."""
+        self._config = dict(params)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Log a step; the first one begins the run there, or resumes it."""
+        trackio: Any = import_module("trackio")
+        if not self._started:
+            trackio.init(
+                project=self.project, name=self._name, group=self.group, space_id=self.space_id, config=self._config,
+                resume="allow",
+            )  # fmt: skip
+            self._started = True
+        trackio.log(metrics, step=step)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Wait until everything is sent."""
+        if self._started:
+            import_module("trackio").finish()
+            self._started = False
 
 
 def wandb_logger(settings: dict[str, Any], run: Run) -> WandbLogger:
-    """Log a run to Weights & Biases; without a key offline, into the run's folder.
+    """Log a run to Weights & Biases; without a key offline, into the run's folder. A later launch resumes it there.
 
     Args:
-        settings: `project`, `entity`, `group`, `tags`, `mode` and what else `wandb.init` takes.
-        run: Named `<id>/seed-<n>` there, in the group `<id>`.
+        settings: `project`, `entity`, `group`, `tags`, `mode` and what else `wandb.init` takes; they win over the name,
+            the group and the tags that come from the run's id.
+        run: What is logged.
 
     Raises:
         UserError: A setting is unknown.
     """
     refuse_wandb_settings(settings)
-    defaults = {"project": "forgetting", "group": run.id, "name": f"{run.id}/seed-{run.seed}", "id": _identity(run)}
-    options = {**defaults, **settings}
-    mode = wandb_mode(options.pop("mode", None))
     run.folder.mkdir(parents=True, exist_ok=True)
-    return WandbLogger(save_dir=str(run.folder), mode=mode, log_model=False, **options)
-
-
-def _identity(run: Run) -> str:
-    """The run's id at Weights & Biases, the same for every launch that the run takes."""
-    file = run.folder / "wandb.id"
-    if getattr(rank_zero_only, "rank", 0) != 0:
-        return ""  # the first rank alone logs
-    if not file.is_file():
-        write_text(file, uuid.uuid4().hex[:16])
-    return file.read_text(encoding="utf-8").strip()
+    is_first = getattr(rank_zero_only, "rank", 0) == 0  # the first rank alone logs
+    options = wandb_options(settings, run.folder, run.id, run.seed, write_id=is_first)
+    return WandbLogger(save_dir=options.pop("dir"), log_model=False, **options)

@@ -23,6 +23,7 @@ from forgetting.runs.preflight import preflight
 from forgetting.runs.provenance import all_inputs, checkpoint_identity, launch, provenance, refuse_other_inputs
 from forgetting.runs.run import Run
 from forgetting.runs.run_facts import read_run
+from forgetting.weights_and_biases import without_secrets
 
 
 class RunRecord(Callback):
@@ -35,6 +36,7 @@ class RunRecord(Callback):
         self.config_text = config_text
         self.metrics = metrics
         self.module, self.data = module, data
+        self._before: dict[str, float] = {}
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Everything is loaded and nothing is trained yet: say what this run is made from."""
@@ -47,12 +49,24 @@ class RunRecord(Callback):
             write_text(self.run.folder / "fit.yaml", self.config_text)
             write_json(self.run.provenance_file, {**made_from, "launches": launches})
             for logger in trainer.loggers:
-                logger.log_hyperparams(yaml.safe_load(self.config_text))
+                logger.log_hyperparams(without_secrets(yaml.safe_load(self.config_text)))
             print(preflight(trainer, self.module, self.data), flush=True)
 
+    def on_sanity_check_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Keep the held-out nll before the first step, if Lightning's check went through all of D_val."""
+        if trainer.num_sanity_val_steps == float("inf"):
+            self._before = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """The checkpoint, if any, is restored by now."""
+        """The checkpoint, if any, is restored by now. A check of the held-out nll is not logged by Lightning."""
         self.metrics.start_at(trainer.global_step)
+        if not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            if trainer.global_step > 0 and logger is not self.metrics:
+                self.metrics.log_again(logger)
+            elif self._before and trainer.global_step == 0:
+                logger.log_metrics(self._before, step=0)
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]

@@ -68,16 +68,23 @@ class RunSettings:
         id: The run's id; None derives it from the files and overrides given. A saved fit.yaml carries it.
         checkpoint_every_n_steps: Optimizer steps between two checkpoints: a killed run resumes from the last one.
         wandb: Settings of Weights & Biases (`project`, `entity`, `group`, `tags`, `mode`); None does not log there.
+        wandb_artifacts: Upload the adapter, and the manifest of a reference's scores, as artifacts there.
     """
 
     root: Path = Path("runs")
     id: str | None = None
     checkpoint_every_n_steps: int = 100
     wandb: dict[str, Any] | None = None
+    wandb_artifacts: bool = False
 
     def __post_init__(self) -> None:
         if self.checkpoint_every_n_steps < 1:
             raise UserError(f"run.checkpoint_every_n_steps is {self.checkpoint_every_n_steps}; it must be at least 1.")
+        if self.wandb_artifacts and self.wandb is None:
+            raise UserError(
+                "run.wandb_artifacts is true, but the run does not log to Weights & Biases: give run.wandb too, such "
+                "as {project: forgetting}."
+            )
 
 
 def run_seed(seed_everything: int | bool, split: str, reference_seed: int) -> int:

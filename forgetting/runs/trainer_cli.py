@@ -34,6 +34,7 @@ from forgetting.runs.provenance import InputCheck
 from forgetting.runs.records import RunRecord
 from forgetting.runs.refusals import refuse_settings
 from forgetting.runs.run import Run, RunSettings, computed, run_seed
+from forgetting.runs.tracking import WandbRecord, log_scores
 from forgetting.runs.trainer import Trainer
 
 
@@ -108,6 +109,7 @@ class TrainerCLI(LightningCLI):
         self.run = Run(settings.id, config.seed_everything, computed(plain), root)
         self.run.refuse_another(precision=self.command == "fit")
         self._reference = Run(naming.reference_id, config.data.reference_seed, {}, root)
+        _name_loggers(config.trainer, self.run)  # after it is saved: a run of another seed may be started from it
         self._finds_store = config.data.store is None and not naming.is_reference
         config.data.store = config.data.store or self._reference.scores
         if self.command != "fit":
@@ -161,13 +163,14 @@ class TrainerCLI(LightningCLI):
         if self.command == "fit":
             metrics = MetricsFile(self.run.folder / "metrics.csv")
             loggers = [metrics]
-            if settings.wandb is not None:
-                loggers.append(wandb_logger(settings.wandb, self.run))
             callbacks = [
                 Cost(self.run.folder),
                 RunRecord(self.run, self.config_text, metrics, self.model, self.datamodule),
                 ResumePoint(self.run.checkpoint, settings.checkpoint_every_n_steps),
             ]  # fmt: skip
+            if settings.wandb is not None:
+                loggers.append(wandb_logger(settings.wandb, self.run))
+                callbacks.append(WandbRecord(self.run, self.datamodule, loggers[-1], settings.wandb_artifacts))
         else:
             callbacks = [InputCheck(self.run, self.model, self.datamodule)]
         trainer = self._get(self.config_init, "trainer")
@@ -198,12 +201,14 @@ class TrainerCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except (TypeError, ValueError, OverflowError, RuntimeError, MisconfigurationException) as error:
+        except ModuleNotFoundError as error:  # of what a logger or a strategy needs
             if "Neither `tensorboard` nor `tensorboardX`" in str(error):
                 raise UserError(
                     "TensorBoardLogger needs tensorboard, which is not installed: `pip install tensorboard`. Without "
                     "it every logged value is in the run's metrics.csv."
                 ) from error
+            raise UserError(f"A setting needs a package that is not installed: {error}") from error
+        except (TypeError, ValueError, OverflowError, RuntimeError, MisconfigurationException) as error:
             raise UserError(f"A setting cannot be used: {type(error).__name__}: {error}") from error
 
     def after_instantiate_classes(self) -> None:
@@ -267,6 +272,10 @@ class TrainerCLI(LightningCLI):
         assert isinstance(self.trainer, Trainer)
         self.trainer.score(model, datamodule=datamodule, **options)
         if self.trainer.is_global_zero:
+            settings = self.config["score"].run
+            if settings.wandb is not None:
+                assert datamodule.store_folder is not None
+                log_scores(settings.wandb, self.run, datamodule.store_folder, settings.wandb_artifacts)
             print(f"scores in {datamodule.store_folder}")
             for reader in sorted(self.naming.files[0].parent.glob("forgetting*.yaml"))[:1]:
                 print(f"next: {self.naming.command_beside('fit', reader)}")
@@ -275,6 +284,23 @@ class TrainerCLI(LightningCLI):
 def _patterns(files: list[Path]) -> list[str]:
     """Files as jsonargparse takes default ones, which are patterns to it: what finds nothing is silently left out."""
     return [glob.escape(str(file)) for file in files]
+
+
+def _name_loggers(trainer: Any, run: Run) -> None:
+    """Call a run of TensorBoard or Trackio as it is called here, where its logger has no name of its own.
+
+    A later launch then resumes it, where Lightning would begin `version_1`.
+    """
+    given = trainer.get("logger")
+    for logger in given if isinstance(given, list) else [given]:
+        kind = logger.class_path.rsplit(".", 1)[-1] if isinstance(logger, Namespace) else ""
+        if kind == "TensorBoardLogger" and logger.init_args.get("version") is None:
+            if logger.init_args.get("name") in (None, "lightning_logs"):
+                logger.init_args.name = run.id
+            logger.init_args.version = f"seed-{run.seed}"
+        if kind == "Trackio" and logger.init_args.get("name") is None:
+            logger.init_args.name = f"{run.id}/seed-{run.seed}"
+            logger.init_args.group = logger.init_args.get("group") or run.id.rpartition("/")[0] or run.id
 
 
 def _wants_progress(trainer: Any) -> bool:

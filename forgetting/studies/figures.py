@@ -1,5 +1,6 @@
 """A table drawn: lines over a parameter (Figures 1a and 1b), or a heat map over two (Table 9). SVG or PNG."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,21 @@ def draw(table: Table, path: Path, form: str) -> None:
             f"{table.study.title} is no figure: its specification has no `figure`. "
             "Use --format markdown, latex, csv or html."
         )
+    chosen = _lines if figure.kind == "lines" else _heatmap
+    save_figure(lambda pyplot: chosen(table, figure, pyplot), path, form)
+
+
+def save_figure(make: Callable[[Any], Any], path: Path, form: str) -> None:
+    """Write a figure in the project's style, the same bytes every time.
+
+    Args:
+        make: Draws it, given matplotlib's pyplot, and returns it.
+        path: File to write.
+        form: `svg` or `png`.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
     try:
         import matplotlib
     except ModuleNotFoundError:
@@ -40,7 +56,7 @@ def draw(table: Table, path: Path, form: str) -> None:
         "axes.spines.right": False, "figure.constrained_layout.use": True,
     }  # fmt: skip
     with pyplot.rc_context(settings):
-        canvas = _lines(table, figure, pyplot) if figure.kind == "lines" else _heatmap(table, figure, pyplot)
+        canvas = make(pyplot)
         with complete_or_absent(path) as temporary:
             metadata = {"Date": None} if form == "svg" else {}
             canvas.savefig(temporary, format=form, dpi=160, metadata=metadata)
