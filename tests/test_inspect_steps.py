@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from forgetting.errors import UserError
-from forgetting.inspection.steps import STEPS, first_steps
+from forgetting.inspection.steps import STEPS, counts_by_step, first_steps
 from forgetting.method.selection import Selection, find_thresholds, sequence_means
 
 NUM_TARGETS = np.array([1, 7, 30, 2, 60, 101], dtype=np.int32)
@@ -51,3 +51,13 @@ def test_a_score_that_is_no_number_is_refused() -> None:
     score[3] = np.nan
     with pytest.raises(UserError):
         first_steps(score, NUM_TARGETS, Selection())
+
+
+def test_counts_of_a_group_are_its_selected_tokens() -> None:
+    score = scores()
+    first = first_steps(score, NUM_TARGETS, Selection()).positive
+    group = np.arange(len(score)) % 3
+    counts = counts_by_step(first, group, 4)
+    for step, rho in enumerate(STEPS):
+        positive = exact(score, Selection(positive_fraction=rho))[0]
+        assert counts[:, step].tolist() == [int(positive[group == number].sum()) for number in range(4)]

@@ -35,7 +35,7 @@ def first_steps(
 ) -> FirstSteps:
     """Find at which ρ each token becomes positive, and at which it stops being negative.
 
-    A token's rank decides: it is positive where more tokens are positive than come before it, by falling score and among
+    A token's rank decides: it is positive where more tokens are positive than precede it, by falling score and among
     equal scores in corpus order. So counts at every step are those of `find_thresholds`, without a threshold.
 
     Args:
@@ -85,3 +85,18 @@ class _Counts:
             return positive, positive
         num_negative = np.minimum(round(self._forget_fraction * total), total - num_positive)
         return positive, np.searchsorted(total - num_negative, ranks, side="right")
+
+
+def counts_by_step(
+    first: Int[np.ndarray, " tokens"], group: Int[np.ndarray, " tokens"], num_groups: int, num_steps: int = len(STEPS)
+) -> Int[np.ndarray, "groups steps"]:
+    """Count, at every step and in every group, the tokens whose first step is reached.
+
+    Args:
+        first: First step of each token, up to `num_steps`, which is never.
+        group: Group of each token: its source, say, or its place in the response.
+        num_groups: How many groups there are.
+        num_steps: How many steps there are.
+    """
+    flat = np.bincount(group.astype(np.int64) * (num_steps + 1) + first, minlength=num_groups * (num_steps + 1))
+    return flat.reshape(num_groups, num_steps + 1).cumsum(axis=1)[:, :num_steps]
