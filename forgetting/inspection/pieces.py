@@ -14,7 +14,7 @@ class Pieces:
     Attributes:
         texts: One per token. A token that only begins or continues a character has none; the token that ends the
             character has it whole.
-        are_exact: Whether they join to the tokenizer's decoding of the whole. Otherwise they are the vocabulary's names.
+        are_exact: Whether they join to the tokenizer's decoding of the whole. Otherwise they are names.
     """
 
     texts: list[str]
