@@ -29,8 +29,8 @@ def build_page(data: ForgettingData, tokenizer: PreTrainedTokenizerBase, title: 
         title: Name of the run.
         num_examples: Examples to show at most; fewer where they would not fit.
     """
-    scored, selected = data.scored, data.selected
-    assert scored is not None and selected is not None, "nothing is selected"
+    scored = data.scored
+    assert scored is not None, "nothing is selected"
     score, num_targets = np.concatenate(list(scored.chunks())), scored.stored.num_targets()
     first = first_steps(score, num_targets, data.selection)
     split, rows = data.tokens.split("train"), data.corpus.split("train")
