@@ -8,82 +8,102 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
-from transformers import PreTrainedTokenizerBase
 
-from forgetting.inspection.pieces import token_pieces
-from forgetting.inspection.steps import STEPS, counts_by_step, first_steps
-from forgetting.method.data import ForgettingData
-from forgetting.method.selection import sequence_means
+from forgetting.inspection.examples import Example, Examples
+from forgetting.inspection.summary import short, summary
 
 BUDGET = 4_500_000
-"""Bytes of the examples on a page."""
+"""Bytes of the examples on a page: fewer are shown where more do not fit."""
 
 
-def build_page(data: ForgettingData, tokenizer: PreTrainedTokenizerBase, title: str, num_examples: int) -> str:
+def build_page(examples: Examples, title: str, num_examples: int) -> str:
     """Make the page of D_train.
 
     Args:
-        data: After `setup`, with its store and its selection.
-        tokenizer: Of the tokens.
+        examples: D_train with its scores.
         title: Name of the run.
-        num_examples: Examples to show at most; fewer where they would not fit.
+        num_examples: Examples to show at most.
     """
-    scored = data.scored
-    assert scored is not None, "nothing is selected"
-    score, num_targets = np.concatenate(list(scored.chunks())), scored.stored.num_targets()
-    first = first_steps(score, num_targets, data.selection)
-    split, rows = data.tokens.split("train"), data.corpus.split("train")
-    sources = np.asarray(rows["source"][:])[split.rows]
-    means, starts = sequence_means(score, num_targets), np.cumsum(num_targets) - num_targets
-    names, codes = np.unique(sources, return_inverse=True)
-    groups = np.repeat(codes, num_targets)
-    columns = {name: scored.stored.column(name) for name in ("nll_base", "nll_reference")}
-    order = np.argsort(np.argsort(-score, kind="stable"), kind="stable")
-
-    def example(i: int) -> dict[str, Any]:
-        ids, mask = split.input_ids(i), split.response_mask(i)
-        here = slice(int(starts[i]), int(starts[i] + num_targets[i]))
-        return {
-            "id": i, "source": str(sources[i]), "mean": round(float(means[i]), 4),
-            "texts": token_pieces(tokenizer, ids.tolist()).texts, "mask": mask.astype(int).tolist(),
-            "score": np.round(score[here].astype(float), 3).tolist(),
-            "base": np.round(columns["nll_base"][here].astype(float), 3).tolist(),
-            "reference": np.round(columns["nll_reference"][here].astype(float), 3).tolist(),
-            "rank": (order[here] + 1).tolist(), "first": first.positive[here].tolist(),
-            "kept": first.kept[here].tolist(),
-        }  # fmt: skip
-
-    examples = [example(int(i)) for i in sample(codes, means, num_examples)]
-    while len(examples) > 1 and (size := len(_json(examples))) > BUDGET:
-        chosen = sample(codes, means, max(1, int(0.9 * len(examples) * BUDGET / size)))
-        examples = [example(int(i)) for i in chosen]
-    by_source = counts_by_step(first.positive, groups, len(names))
-    kept = counts_by_step(first.kept, np.zeros(len(score), np.int64), 1)[0]
-    rho = data.selection.positive_fraction
-    content = {
-        "steps": STEPS, "rho": rho if isinstance(rho, float) else 0.7, "total": len(score), "numExamples": len(split),
-        "positive": by_source.sum(axis=0).tolist(), "kept": kept.tolist(), "above": float((score > 0).mean()),
-        "sources": [{"name": str(name), "total": int((groups == number).sum()), "positive": by_source[number].tolist()}
-                    for number, name in enumerate(names)],
-        "examples": examples,
-    }  # fmt: skip
+    encoder = _Encoder(examples)
+    shown = _fitting(examples, encoder, num_examples)
+    content = summary(examples) | {"unit": encoder.unit}
+    data = _json(content)[:-1] + ',"examples":[\n' + ",\n".join(shown) + "\n]}"
     style, script = (
         files("forgetting.inspection").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js")
     )
     policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
-    parts = {"POLICY": policy, "TITLE": html.escape(title), "STYLE": style, "SCRIPT": script, "DATA": _json(content)}
+    parts = {"POLICY": policy, "TITLE": html.escape(title), "STYLE": style, "SCRIPT": script, "DATA": data}
     template = files("forgetting.inspection").joinpath("page.html").read_text("utf-8")
-    for name in ("POLICY", "TITLE", "STYLE", "SCRIPT", "DATA"):  # the data last: what they hold is not replaced
-        template = template.replace("{{" + name + "}}", parts[name], 1)
-    return template
+    pieces = template.split("{{")  # in one pass, so that what a part holds is never replaced
+    return pieces[0] + "".join(parts[name] + rest for name, rest in (piece.split("}}", 1) for piece in pieces[1:]))
 
 
-def sample(source: Int[np.ndarray, " examples"], mean: np.ndarray, num_examples: int) -> Int[np.ndarray, " chosen"]:
-    """Choose evenly over sources and, in each, over mean scores; in corpus order, always the same."""
-    order = np.lexsort((mean, source))
-    places = np.linspace(0, len(order) - 1, min(num_examples, len(order))).round().astype(np.int64)
-    return np.sort(order[places])
+def _fitting(examples: Examples, encoder: "_Encoder", num_examples: int) -> list[str]:
+    """The encoded examples of the largest sample, up to `num_examples`, that fits into the budget."""
+    encoded: dict[int, str] = {}
+    number = min(num_examples, len(examples))
+    while True:
+        chosen = examples.sample(number).tolist()
+        for i in chosen:
+            if i not in encoded:
+                encoded[i] = _json(encoder.encoded(examples[i]))
+        shown = [encoded[i] for i in chosen]
+        size = sum(len(text.encode()) + 2 for text in shown)
+        if size <= BUDGET or number == 1:
+            return shown
+        number = max(1, min(number - 1, int(0.98 * number * BUDGET / size)))
+
+
+class _Encoder:
+    """Examples as the page's script reads them: numbers are arrays of little-endian values in base64.
+
+    Attributes:
+        unit: Nats of one unit of an nll, which is 16 bits.
+    """
+
+    def __init__(self, examples: Examples) -> None:
+        highest = max(float(examples.nll_base.max()), float(examples.nll_reference.max()))
+        self.unit = max(0.001, short(1.001 * highest / 65535))
+        self._has_own_score = not np.array_equal(examples.score, examples.nll_base - examples.nll_reference)
+        self._has_ignored = examples.selection.forget_fraction is not None
+
+    def encoded(self, example: Example) -> dict[str, Any]:
+        pieces, prompts = _merged_prompts(example)
+        content: dict[str, Any] = {
+            "id": example.number, "source": example.source, "mean": short(example.score.astype(np.float64).mean()),
+            "pieces": pieces, "prompts": prompts,
+            "base": _array(np.round(example.nll_base / self.unit), "<u2"),
+            "reference": _array(np.round(example.nll_reference / self.unit), "<u2"),
+            "rank": _array(example.rank, "<u4"), "positive": _array(example.first.positive, "u1"),
+        }  # fmt: skip
+        if self._has_ignored:
+            content["kept"] = _array(example.first.kept, "u1")
+        if self._has_own_score:
+            content["score"] = _array(example.score, "<f4")
+        if example.noise is not None and example.noise.any():
+            content["noise"] = _array(example.noise, "u1")
+        if not example.pieces.are_exact:
+            content["named"] = True
+        return content
+
+
+def _merged_prompts(example: Example) -> tuple[list[str], list[int]]:
+    """Texts of the response tokens, with each stretch of other tokens as one; and the places of the latter."""
+    texts: list[str] = []
+    prompts: list[int] = []
+    for text, is_response in zip(example.pieces.texts, example.response_mask.tolist(), strict=True):
+        if is_response:
+            texts.append(text)
+        elif prompts and prompts[-1] == len(texts) - 1:
+            texts[-1] += text
+        else:
+            prompts.append(len(texts))
+            texts.append(text)
+    return texts, prompts
+
+
+def _array(values: np.ndarray, kind: str) -> str:
+    return base64.b64encode(values.astype(kind).tobytes()).decode()
 
 
 def _hash(text: str) -> str:

@@ -10,7 +10,21 @@ from forgetting.method.scores import refuse_not_finite
 from forgetting.method.selection import Selection, sequence_means
 
 STEPS = tuple(step / 100 for step in range(1, 100))
-"""The values of ρ that a slider takes."""
+"""The values of ρ that every slider takes."""
+
+
+def slider_steps(selection: Selection, num_positive: int, num_ranked: int) -> tuple[list[float], int]:
+    """Values of ρ of a slider, and the place of the experiment's own among them, which may be no hundredth.
+
+    Args:
+        selection: Of the experiment. A threshold is the ρ that selects as many.
+        num_positive: Tokens, or sequences at that granularity, that it makes positive.
+        num_ranked: Tokens or sequences in all.
+    """
+    rho = selection.positive_fraction
+    own = rho if isinstance(rho, float) else num_positive / num_ranked
+    steps = sorted({*STEPS, own})
+    return steps, steps.index(own)
 
 
 @dataclass(frozen=True)
@@ -43,7 +57,7 @@ def first_steps(
         num_targets: Response tokens of each example, at least one.
         selection: Its granularity, scope and `forget_fraction`; its ρ is replaced by each step. Where a step's ρ leaves
             less than `forget_fraction`, all that is not positive is negative.
-        steps: Values of ρ, rising.
+        steps: Values of ρ, rising; 1 is every token.
 
     Raises:
         UserError: A score is not a finite number.
@@ -52,21 +66,21 @@ def first_steps(
     counts = _Counts(selection, steps)
     if selection.scope == "example":
         ends = np.cumsum(num_targets)
-        parts = [counts.first(_ranks(part), len(part)) for part in np.split(score, ends[:-1])]
+        parts = [counts.first(ranks(part), len(part)) for part in np.split(score, ends[:-1])]
         positive, kept = (np.concatenate(side) for side in zip(*parts, strict=True))
     elif selection.granularity == "sequence":
         means = sequence_means(score, num_targets)
-        positive, kept = (np.repeat(side, num_targets) for side in counts.first(_ranks(means), len(means)))
+        positive, kept = (np.repeat(side, num_targets) for side in counts.first(ranks(means), len(means)))
     else:
-        positive, kept = counts.first(_ranks(score), len(score))
+        positive, kept = counts.first(ranks(score), len(score))
     return FirstSteps(positive, kept)
 
 
-def _ranks(score: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+def ranks(score: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """Place of each score in the order by falling score; equal scores keep the order of the corpus."""
-    ranks = np.empty(len(score), dtype=np.int64)
-    ranks[np.argsort(-score, kind="stable")] = np.arange(len(score))
-    return ranks
+    rank = np.empty(len(score), dtype=np.int64)
+    rank[np.argsort(-score, kind="stable")] = np.arange(len(score))
+    return rank
 
 
 class _Counts:
@@ -74,17 +88,18 @@ class _Counts:
 
     def __init__(self, selection: Selection, steps: Sequence[float]) -> None:
         self._forget_fraction = selection.forget_fraction
-        plain = replace(selection, positive_fraction=steps[0], forget_fraction=None, threshold=None)
-        self._selections = [replace(plain, positive_fraction=rho) for rho in steps]
+        plain = replace(selection, positive_fraction=0.5, forget_fraction=None, threshold=None)
+        # A threshold below every score selects all, which is no ρ of a selection.
+        self._selections = [None if rho == 1 else replace(plain, positive_fraction=rho) for rho in steps]
 
-    def first(self, ranks: Int[np.ndarray, " n"], total: int) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    def first(self, rank: Int[np.ndarray, " n"], total: int) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
         """First step at which each rank is positive, and first at which it is not negative."""
-        num_positive = np.array([selection.counts(total)[0] for selection in self._selections])
-        positive = np.searchsorted(num_positive, ranks, side="right")
+        num_positive = np.array([total if each is None else each.counts(total)[0] for each in self._selections])
+        positive = np.searchsorted(num_positive, rank, side="right")
         if self._forget_fraction is None:
             return positive, positive
         num_negative = np.minimum(round(self._forget_fraction * total), total - num_positive)
-        return positive, np.searchsorted(total - num_negative, ranks, side="right")
+        return positive, np.searchsorted(total - num_negative, rank, side="right")
 
 
 def counts_by_step(

@@ -1,33 +1,36 @@
-"""`inspect`: the scores and the selection of an experiment as one page."""
+"""`inspect`: the scores and the selection of an experiment as a page, as rows of JSON, or in the terminal."""
 
 import argparse
 from pathlib import Path
+from typing import NoReturn
 
 from forgetting.arguments import base_files, parse, refuse_no_experiment
 from forgetting.artifacts import write_text
 from forgetting.errors import UserError
+from forgetting.method.store import ScoreStore
+
+USAGE = "python -m forgetting inspect --config EXPERIMENT [--config OVERLAY] [--KEY VALUE] [options]"
+PAGE = Path("inspect.html")
 
 
 def inspect_command(arguments: list[str]) -> None:
-    """Write the page of an experiment's scores.
+    """Show the scores of D_train and what the experiment selects by them.
 
     Raises:
-        UserError: An option is wrong, or there is no complete score store.
+        UserError: An option is wrong, nothing is selected, or the score store is missing or another experiment's.
     """
-    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    options.add_argument("--output", type=Path, default=Path("page.html"))
-    options.add_argument("--examples", type=int, default=200)
-    try:
-        own, rest = options.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error}. Give --output a file and --examples a whole number.") from None
-    if own.examples < 1:
-        raise UserError(f"--examples is {own.examples}; it must be at least 1.")
-    if own.output.is_dir():
-        raise UserError(f"--output {own.output} is a folder; give a file.")
+    parser = _options()
+    own, rest = parser.parse_known_args(arguments)
+    if own.help:
+        print(parser.format_help())
+        return
+    _refuse_options(own)
+    refuse_no_experiment("inspect", rest)
     from jsonargparse import capture_parser
 
+    from forgetting.inspection.examples import Examples
     from forgetting.inspection.page import build_page
+    from forgetting.inspection.rows import print_examples, write_rows
     from forgetting.method.data import ForgettingData
     from forgetting.model.backbone import load_tokenizer
     from forgetting.runs.naming import Naming
@@ -35,9 +38,8 @@ def inspect_command(arguments: list[str]) -> None:
     from forgetting.runs.trainer_cli import TrainerCLI
 
     command = ["fit", *rest]
-    parser = capture_parser(lambda: TrainerCLI(command, base_files(rest)))
-    config = parse(parser, command)
-    refuse_no_experiment("inspect", rest)
+    experiment = capture_parser(lambda: TrainerCLI(command, base_files(rest)))
+    config = parse(experiment, command)
     naming, settings = Naming(command), config["fit"]
     if naming.is_reference:  # it has no selection of its own: it is shown as a method would select
         settings.data.split = "train"
@@ -45,12 +47,59 @@ def inspect_command(arguments: list[str]) -> None:
             settings.data.positive_fraction = 0.7
     reference = Run(naming.reference_id, settings.data.reference_seed, {}, Path(settings.run.root))
     settings.data.store = settings.data.store or reference.scores
-    data = parser.instantiate_classes(config)["fit"]["data"]
+    data = experiment.instantiate_classes(config)["fit"]["data"]
     assert isinstance(data, ForgettingData)
     if not data.selects:
         raise UserError('data.positive_fraction is "all", so nothing is selected; give ρ, such as 0.7.')
     data.score_command = naming.command_for_reference("score")
+    try:
+        ScoreStore.open(Path(settings.data.store))  # before a corpus is made, which may take long
+    except UserError as error:
+        raise UserError(f"{error} Make it with\n  {data.score_command}") from None
     data.setup("validate")
-    page = build_page(data, load_tokenizer(data.backbone, data.revision), naming.run_id, own.examples)
-    write_text(own.output, page)
-    print(f"{own.output}: {len(page.encode()):,} bytes")
+    examples = Examples(data, load_tokenizer(data.backbone, data.revision))
+    if own.terminal:
+        print_examples(examples, own.examples or 5)
+    if own.jsonl:
+        write_rows(examples, own.jsonl, own.examples or len(examples))
+        print(f"{own.jsonl}: {min(own.examples or len(examples), len(examples)):,} rows")
+    output = own.output or (None if own.terminal or own.jsonl else PAGE)
+    if output:
+        page = build_page(examples, naming.run_id, own.examples or 2000)
+        write_text(output, page)
+        print(f"{output}: {len(page.encode()):,} bytes")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Errors are one message, as those of the other commands."""
+        raise UserError(f"{message}. python -m forgetting inspect --help lists the options.")
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = _Parser(
+        usage=USAGE, add_help=False, allow_abbrev=False,
+        description="Scores of the tokens of D_train, and which the experiment makes positive or negative. Every key of "
+        "the experiment can be overridden: python -m forgetting fit --help.",
+    )  # fmt: skip
+    parser.add_argument("-h", "--help", action="store_true", help="Show this help.")
+    parser.add_argument("--output", type=Path, metavar="FILE", help=f"The page. Default: {PAGE}.")
+    parser.add_argument("--jsonl", type=Path, metavar="FILE", help="Write rows of tokens, metrics and annotations.")
+    parser.add_argument("--terminal", action="store_true", help="Print examples in color.")
+    parser.add_argument(
+        "--examples", type=int, metavar="N",
+        help="Examples, drawn evenly over sources and mean scores. Default: 2000 for a page (fewer where they exceed "
+        "4.5 MB), 5 for the terminal, all for rows.",
+    )  # fmt: skip
+    return parser
+
+
+def _refuse_options(own: argparse.Namespace) -> None:
+    if own.examples is not None and own.examples < 1:
+        raise UserError(f"--examples is {own.examples}; it must be at least 1.")
+    for name in ("output", "jsonl"):
+        path = getattr(own, name)
+        if path is not None and path.is_dir():
+            raise UserError(f"--{name} {path} is a folder; give a file.")
+    if own.output is not None and own.output == own.jsonl:
+        raise UserError(f"--output and --jsonl are both {own.output}; give two files.")
