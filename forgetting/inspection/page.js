@@ -125,11 +125,10 @@ function fillTable(id, groups) {
 }
 
 function showNoise(negative) {
-  const kinds = data.noise.kinds.filter((kind) => kind.name !== "clean" || !data.noise.names.includes("clean"));
-  const noisy = kinds.filter((kind) => data.noise.names.includes(kind.name));
-  const total = noisy.reduce((sum, kind) => sum + kind.total, 0);
-  const found = noisy.reduce((sum, kind) => sum + kind.total - kind.kept[step], 0);
-  const byKind = noisy.map((kind) => `${kind.name} ${percent(kind.total - kind.kept[step], kind.total)}`).join(", ");
+  const { kinds } = data.noise;
+  const total = kinds.reduce((sum, kind) => sum + kind.total, 0);
+  const found = kinds.reduce((sum, kind) => sum + kind.total - kind.kept[step], 0);
+  const byKind = kinds.map((kind) => `${kind.name} ${percent(kind.total - kind.kept[step], kind.total)}`).join(", ");
   get("noise").textContent = `Known noise: ${percent(total, data.total)} of the response tokens. Negative tokens find it with ` +
     `precision ${percent(found, negative)} and recall ${percent(found, total)} (${byKind}); ` +
     `AUC of the score ${data.noise.auc === null ? "–" : data.noise.auc.toFixed(3)}.`;
@@ -266,15 +265,18 @@ get("about").textContent = `${isWhole ? "All" : `A sample of ${count(data.exampl
   `ranked: ${data.granularity === "sequence" ? "whole responses by their mean score" : data.scope === "example" ? "the tokens of each response" : "all response tokens"}` +
   (data.forgetFraction === null ? "." : `; of the rest the lowest ${100 * data.forgetFraction}% are negative.`);
 get("detail").textContent = "Point at a token, or press j and then →.";
-const legend = (text, attributes) => {
+const legend = (text, state, isNoise = false) => {
   const span = make("span", "", text);
-  span.dataset.state = attributes.state || "positive";
-  if (attributes.noise) span.dataset.noise = "";
+  span.dataset.state = state;
+  if (isNoise) span.dataset.noise = "";
   return span;
 };
-get("legend").append(`Score −${short(data.colorLimit)} `, make("span", "scale"), ` +${short(data.colorLimit)}: `, legend("positive", {}), ", ",
-  legend("negative", { state: "negative" }), ", ", ...(data.forgetFraction === null ? [] : [legend("ignored", { state: "ignored" }), ", "]),
-  ...(data.noise ? [legend("known noise", { noise: true }), ", "] : []), make("span", "prompt", "gray: not trained on."));
+get("legend").append(`Score ≤ −${short(data.colorLimit)} `, make("span", "scale"), ` ≥ ${short(data.colorLimit)}; `,
+  legend("positive", "positive"), ", ", legend("negative", "negative"), ", ",
+  ...(data.forgetFraction === null ? [] : [legend("ignored", "ignored"), ", "]),
+  ...(data.noise ? [legend("known noise", "positive", true), ", "] : []), make("span", "prompt", "gray: prompt"));
+for (const id of ["types-negative", "types-kept"]) get(id).previousElementSibling.append(` (with ${count(data.types.least)} or more)`);
+if (innerWidth < 640) for (const details of document.querySelectorAll("details")) details.open = false;
 for (const name of [...new Set(data.examples.map((example) => example.source))].sort()) {
   const option = make("option", "", name);
   option.value = name;

@@ -28,10 +28,10 @@ def write_rows(examples: Examples, path: Path, num_examples: int) -> None:
 
 
 def row(examples: Examples, example: Example) -> dict[str, Any]:
-    """One example as plain values; what concerns response tokens alone is null at the others."""
-    annotations = {"selection": example.states(examples.own_step)}
+    """One example as plain values: null at prompts, and as the noise of clean tokens."""
+    annotations: dict[str, list[Any]] = {"selection": example.states(examples.own_step)}
     if example.noise is not None:
-        kinds = ["clean", *examples.noise_kinds]
+        kinds = [None, *examples.noise_kinds]
         annotations["noise"] = [kinds[code] for code in example.noise.tolist()]
     metrics = {
         name: getattr(example, name).tolist() for name in ("score", "nll_base", "nll_reference", "rank")
@@ -60,9 +60,13 @@ def print_examples(examples: Examples, num_examples: int) -> None:
 
 
 def colored(example: Example, step: int) -> Text:
-    """The text of an example, styled by what a step of the slider makes of its tokens."""
+    """The text of an example, styled by what a step of the slider makes of its tokens.
+
+    Characters that would move the cursor or change the terminal's settings are replaced.
+    """
     states = _at_responses(example, example.states(step))
     text = Text()
     for piece, state in zip(example.pieces.texts, states, strict=True):
-        text.append(piece, "dim" if state is None else STYLES[state])
+        printable = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in piece)
+        text.append(printable, "dim" if state is None else STYLES[state])
     return text

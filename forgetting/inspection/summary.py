@@ -33,7 +33,7 @@ def summary(examples: Examples) -> dict[str, Any]:
         "all": _groups(examples, all_tokens, ["all"])[0],
         "sources": _sources(examples), "positions": _positions(examples), "types": _types(examples),
         "noise": _noise(examples), "histogram": _histogram(examples),
-        "colorLimit": short(np.percentile(np.abs(examples.score), 98)) or 1.0,
+        "colorLimit": short(np.percentile(np.abs(examples.score), 90)) or 1.0,
     }  # fmt: skip
     if examples.selection.granularity == "sequence":
         first = examples.first.positive[examples.starts]
@@ -46,7 +46,7 @@ def short(value: Any) -> float:
     return float(f"{float(value):.5g}")
 
 
-def _groups(examples: Examples, group: Int[np.ndarray, " tokens"], names: Sequence[str]) -> Groups:
+def _groups(examples: Examples, group: Int[np.ndarray, " tokens"], names: Sequence[str | None]) -> Groups:
     totals = np.bincount(group, minlength=len(names)).tolist()
     first, num_steps = examples.first, len(examples.steps)
     positive = counts_by_step(first.positive, group, len(names), num_steps).tolist()
@@ -80,8 +80,9 @@ def _types(examples: Examples) -> dict[str, Any]:
     negative = np.bincount(codes, examples.first.kept > examples.own_step, len(ids))
     least = max(5, len(examples.score) // 10_000)
     frequent = np.flatnonzero(counts >= least)
-    ordered = frequent[np.lexsort((-counts[frequent], -(negative / counts)[frequent]))]
-    num_shown = min(NUM_TYPES, len(ordered) // 2)
+    fraction = (negative / counts)[frequent]
+    highest, lowest = (frequent[np.lexsort((-counts[frequent], order))] for order in (-fraction, fraction))
+    num_shown = min(NUM_TYPES, len(frequent) // 2)
 
     def groups(chosen: Int[np.ndarray, " types"]) -> Groups:
         place = np.full(len(ids), len(chosen))
@@ -89,18 +90,19 @@ def _types(examples: Examples) -> dict[str, Any]:
         names = examples.names(ids[chosen].tolist())
         return _groups(examples, place[codes], [*names, "others"])[: len(chosen)]
 
-    return {"least": least, "negative": groups(ordered[:num_shown]), "kept": groups(ordered[::-1][:num_shown])}
+    return {"least": least, "negative": groups(highest[:num_shown]), "kept": groups(lowest[:num_shown])}
 
 
 def _noise(examples: Examples) -> dict[str, Any] | None:
     """The known noise by kind; None where the corpus knows none."""
     if examples.noise is None:
         return None
+    kinds = _groups(examples, examples.noise.astype(np.int64), [None, *examples.noise_kinds])
     auc = area_under_curve(examples.score.astype(np.float64), examples.noise > 0)
     return {
         "auc": None if np.isnan(auc) else auc,
         "names": list(examples.noise_kinds),
-        "kinds": _groups(examples, examples.noise.astype(np.int64), ["clean", *examples.noise_kinds]),
+        "kinds": [kind for kind in kinds if kind["name"] is not None],
     }
 
 
