@@ -67,8 +67,8 @@ class Examples:
     """
 
     def __init__(self, data: ForgettingData, tokenizer: PreTrainedTokenizerBase) -> None:
-        assert data.scored is not None, "nothing is selected"
-        assert data.selected is not None, "nothing is selected"
+        assert data.scored is not None
+        assert data.selected is not None
         stored = data.scored.stored
         self.selection, self.score_name = data.selection, type(data.score).__name__
         self.noise_kinds = data.tokens.noise_kinds
@@ -118,8 +118,9 @@ class Examples:
         So a source has the fraction of the sample that it has of the corpus, and every level of score is there.
         """
         order = np.lexsort((self.means, self.sources))
-        places = np.linspace(0, len(order) - 1, min(num_examples, len(order))).round().astype(np.int64)
-        return np.sort(order[places])
+        num_chosen = min(num_examples, len(order))
+        middles = (np.arange(num_chosen) + 0.5) * len(order) / num_chosen
+        return np.sort(order[middles.astype(np.int64)])
 
     def sampled(self, num_examples: int) -> Iterator[Example]:
         """The examples of a sample."""

@@ -10,7 +10,7 @@ from rich.text import Text
 from forgetting.artifacts import complete_or_absent
 from forgetting.inspection.examples import Example, Examples
 
-STYLES = {"positive": "on blue", "negative": "strike on dark_orange3", "ignored": "underline"}
+STYLES = {"positive": "white on blue", "negative": "strike black on dark_orange", "ignored": "underline"}
 """Looks of a token by what the selection makes of it."""
 
 

@@ -13,7 +13,7 @@ from forgetting.inspection.truth import area_under_curve
 NUM_BINS = 80
 NUM_SOURCES = 30
 NUM_TYPES = 12
-POSITIONS = ("first", "2-3", "4-7", "8-15", "16-31", "32-63", "64-127", "128-255", "256 and later", "last")
+POSITIONS = ("first", "2–3", "4–7", "8–15", "16–31", "32–63", "64–127", "128–255", "256 and later", "last")
 Groups = list[dict[str, Any]]
 
 

@@ -2,12 +2,15 @@
 
 import argparse
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from forgetting.arguments import base_files, parse, refuse_no_experiment
 from forgetting.artifacts import write_text
 from forgetting.errors import UserError
 from forgetting.method.store import ScoreStore
+
+if TYPE_CHECKING:
+    from forgetting.method.data import ForgettingData
 
 USAGE = "python -m forgetting inspect --config EXPERIMENT [--config OVERLAY] [--KEY VALUE] [options]"
 PAGE = Path("inspect.html")
@@ -26,20 +29,41 @@ def inspect_command(arguments: list[str]) -> None:
         return
     _refuse_options(own)
     refuse_no_experiment("inspect", rest)
-    from jsonargparse import capture_parser
-
     from forgetting.inspection.examples import Examples
     from forgetting.inspection.page import build_page
     from forgetting.inspection.rows import print_examples, write_rows
-    from forgetting.method.data import ForgettingData
     from forgetting.model.backbone import load_tokenizer
+
+    data, name = open_selection(rest)
+    examples = Examples(data, load_tokenizer(data.backbone, data.revision))
+    if own.terminal:
+        print_examples(examples, own.examples or 5)
+    if own.jsonl:
+        write_rows(examples, own.jsonl, own.examples or len(examples))
+        print(f"{own.jsonl}: {min(own.examples or len(examples), len(examples)):,} rows")
+    output = own.output or (None if own.terminal or own.jsonl else PAGE)
+    if output:
+        page = build_page(examples, name, own.examples or 2000)
+        write_text(output, page)
+        print(f"{output}: {len(page.encode()):,} bytes")
+
+
+def open_selection(arguments: list[str]) -> tuple["ForgettingData", str]:
+    """The data of an experiment with its scores and its selection, and the run's name.
+
+    Raises:
+        UserError: A key is wrong, nothing is selected, or the score store is missing or another experiment's.
+    """
+    from jsonargparse import capture_parser
+
+    from forgetting.method.data import ForgettingData
     from forgetting.runs.naming import Naming
     from forgetting.runs.run import Run
     from forgetting.runs.trainer_cli import TrainerCLI
 
-    command = ["fit", *rest]
-    experiment = capture_parser(lambda: TrainerCLI(command, base_files(rest)))
-    config = parse(experiment, command)
+    command = ["fit", *arguments]
+    parser = capture_parser(lambda: TrainerCLI(command, base_files(arguments)))
+    config = parse(parser, command)
     naming, settings = Naming(command), config["fit"]
     if naming.is_reference:  # it has no selection of its own: it is shown as a method would select
         settings.data.split = "train"
@@ -47,7 +71,7 @@ def inspect_command(arguments: list[str]) -> None:
             settings.data.positive_fraction = 0.7
     reference = Run(naming.reference_id, settings.data.reference_seed, {}, Path(settings.run.root))
     settings.data.store = settings.data.store or reference.scores
-    data = experiment.instantiate_classes(config)["fit"]["data"]
+    data = parser.instantiate_classes(config)["fit"]["data"]
     assert isinstance(data, ForgettingData)
     if not data.selects:
         raise UserError('data.positive_fraction is "all", so nothing is selected; give ρ, such as 0.7.')
@@ -57,17 +81,7 @@ def inspect_command(arguments: list[str]) -> None:
     except UserError as error:
         raise UserError(f"{error} Make it with\n  {data.score_command}") from None
     data.setup("validate")
-    examples = Examples(data, load_tokenizer(data.backbone, data.revision))
-    if own.terminal:
-        print_examples(examples, own.examples or 5)
-    if own.jsonl:
-        write_rows(examples, own.jsonl, own.examples or len(examples))
-        print(f"{own.jsonl}: {min(own.examples or len(examples), len(examples)):,} rows")
-    output = own.output or (None if own.terminal or own.jsonl else PAGE)
-    if output:
-        page = build_page(examples, naming.run_id, own.examples or 2000)
-        write_text(output, page)
-        print(f"{output}: {len(page.encode()):,} bytes")
+    return data, naming.run_id
 
 
 class _Parser(argparse.ArgumentParser):
