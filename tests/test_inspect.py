@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,13 @@ from forgetting.cli import main
 from forgetting.errors import UserError
 from forgetting.inspection import examples as examples_module
 from forgetting.inspection import page as page_module
+from forgetting.inspection.examples import Examples
+from forgetting.inspection.page import build_page
 from forgetting.inspection.pieces import Pieces, token_pieces
+from forgetting.inspection.rows import print_examples, row, write_rows
+from forgetting.method.data import ForgettingData
+from forgetting.method.masks import Selected
+from forgetting.model.backbone import load_tokenizer
 from forgetting.runs.inspect import open_selection
 from forgetting.studies.noise import detection
 
@@ -26,6 +33,8 @@ SOURCE = 'made: {path: source.jsonl, prompt: "{question}", response: "{answer}"}
 NOISY = 'noisy: {path: noisy.jsonl, prompt: "{question}", response: "{answer}", noise: noise}'
 ATTACK = "</script><script>document.title = 'attacked'</script><img src=https://example.org/x.png>"
 PAGE = Path("inspect.html")
+SEQUENCE, WITHIN = ["--data.granularity=sequence"], ["--data.scope=example"]
+IGNORED = ["--data.positive_fraction=0.4", "--data.forget_fraction=0.25"]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +44,8 @@ def two_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_experiments(folder)
     for name in (METHOD, REFERENCE):
         file = folder / name
-        file.write_text(file.read_text().replace(SOURCE, f"{SOURCE}\n      {NOISY}"))
+        text = file.read_text().replace(SOURCE, f"{SOURCE}\n      {NOISY}").replace("max_length: 64", "max_length: 200")
+        file.write_text(text)
     rows = [
         {"question": f"{i}?", "answer": f"{ATTACK if i % 2 else 'naïve'}\n🙂 {i}", "noise": [[0, 5, "typo"]]}
         for i in range(40)
@@ -44,7 +54,7 @@ def two_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for command in ("fit", "score"):
-            main([command, "--config", REFERENCE, "--data.max_length=200", "--data.micro_batch_tokens=800"])
+            main([command, "--config", REFERENCE])
     return folder
 
 
@@ -56,7 +66,7 @@ def inside(two_sources: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 def inspect(*options: str) -> None:
-    main(["inspect", "--config", METHOD, "--data.max_length=200", *options])
+    main(["inspect", "--config", METHOD, *options])
 
 
 def content(page: Path) -> dict[str, Any]:
@@ -64,23 +74,33 @@ def content(page: Path) -> dict[str, Any]:
     return json.loads(re.findall(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)[0])
 
 
-def rows(folder: Path, *options: str) -> list[dict[str, Any]]:
-    inspect("--jsonl", str(folder / "rows.jsonl"), *options)
+def rows(folder: Path, num_examples: int = 2000) -> list[dict[str, Any]]:
+    """The rows of a sample, read from their file."""
+    write_rows(opened()[1], folder / "rows.jsonl", num_examples)
     return [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
 
 
 def states(written: list[dict[str, Any]]) -> Counter[str]:
     """How many tokens the rows call positive, negative and ignored."""
-    return Counter(state for row in written for state in row["annotations"]["selection"] if state)
+    return Counter(state for each in written for state in each["annotations"]["selection"] if state)
 
 
-def exact_counts(*options: str) -> dict[str, int]:
-    """How many tokens training makes positive, negative and neither."""
-    data, _ = open_selection(["--config", METHOD, "--data.max_length=200", *options])
-    split = data.tokens.split("train")
-    masks = data.masks(split)
-    positive, negative = (sum(int(mask.sum()) for mask in side) for side in zip(*map(masks, range(len(split)))))
-    return {"positive": positive, "negative": negative, "ignored": int(split.num_targets.sum()) - positive - negative}
+@cache
+def opened(*options: str) -> tuple[ForgettingData, Examples]:
+    """The experiment in the current folder, its scores and selection; arrays are mapped, so it outlives the folder."""
+    data, _ = open_selection(["--config", METHOD, *options])
+    return data, Examples(data, load_tokenizer(data.backbone, data.revision))
+
+
+def exact_counts(data: ForgettingData, rho: float | None = None) -> dict[str, int]:
+    """How many tokens training makes positive, negative and neither, at another ρ where one is given."""
+    assert data.scored is not None
+    selection = data.selection if rho is None else replace(data.selection, positive_fraction=rho)
+    masks = Selected(data.scored, selection).masks(data.scored)
+    num_targets = data.tokens.split("train").num_targets
+    sides = zip(*(masks(i) for i in range(len(num_targets))), strict=True)
+    positive, negative = (sum(int(mask.sum()) for mask in side) for side in sides)
+    return {"positive": positive, "negative": negative, "ignored": int(num_targets.sum()) - positive - negative}
 
 
 def at_own(page: dict[str, Any]) -> dict[str, int]:
@@ -89,48 +109,43 @@ def at_own(page: dict[str, Any]) -> dict[str, int]:
     return {"positive": positive, "negative": page["total"] - kept, "ignored": kept - positive}
 
 
-def test_the_same_store_gives_the_same_page(inside: Path) -> None:
-    for name in ("a.html", "b.html"):
-        inspect("--output", str(inside / name))
-    assert (inside / "a.html").read_bytes() == (inside / "b.html").read_bytes()
-
-
 def test_a_reference_is_shown_as_a_method_would_select(inside: Path) -> None:
-    inspect("--output", str(inside / "method.html"))
-    main(["inspect", "--config", REFERENCE, "--data.max_length=200", "--output", str(inside / "reference.html")])
-    assert content(inside / "reference.html") == content(inside / "method.html")
+    main(["inspect", "--config", REFERENCE, "--output", str(inside / "reference.html")])
+    (inside / "method.html").write_text(build_page(opened()[1], "tiny/reference", 2000))
+    assert (inside / "reference.html").read_bytes() == (inside / "method.html").read_bytes()
 
 
 @pytest.mark.parametrize("options", [
-    ["--data.positive_fraction=0.7"], ["--data.positive_fraction=0.3337"], ["--data.granularity=sequence"],
-    ["--data.positive_fraction=0.4", "--data.forget_fraction=0.25"], ["--data.scope=example"],
+    [], ["--data.positive_fraction=0.3337"], SEQUENCE, IGNORED, WITHIN,
     ["--data.positive_fraction=null", "--data.threshold=0"],
     ["--data.positive_fraction=null", "--data.threshold=-100"],
     ["--data.positive_fraction=null", "--data.threshold=0", "--data.granularity=sequence"],
     ["--data.score=Random"],
 ], ids=" ".join)  # fmt: skip
 def test_the_experiments_own_step_is_its_exact_selection(inside: Path, options: list[str]) -> None:
-    inspect("--output", str(inside / "page.html"), *options)
+    data, examples = opened(*options)
+    (inside / "page.html").write_text(build_page(examples, "a run", 2000))
     page = content(inside / "page.html")
-    exact = exact_counts(*options)
+    exact = exact_counts(data)
     assert at_own(page) == exact
-    assert {state: states(rows(inside, *options))[state] for state in exact} == exact
+    written = states([row(examples, example) for example in examples.sampled(2000)])
+    assert {state: written[state] for state in exact} == exact
     for group in ("sources", "positions"):
         assert sum(each["total"] for each in page[group]) == page["total"]
         assert sum(each["kept"][page["own"]] for each in page[group]) == page["all"]["kept"][page["own"]]
 
 
 def test_a_fraction_that_is_no_hundredth_is_on_the_slider(inside: Path) -> None:
-    inspect("--output", str(inside / "page.html"), "--data.positive_fraction=0.3337")
+    (inside / "page.html").write_text(build_page(opened("--data.positive_fraction=0.3337")[1], "a run", 1))
     page = content(inside / "page.html")
     assert page["rhos"][page["own"]] == 0.3337
     assert len(page["rhos"]) == 100
 
 
 def test_known_noise_is_found_as_a_study_measures_it(inside: Path) -> None:
-    inspect("--output", str(inside / "page.html"))
+    data, examples = opened()
+    (inside / "page.html").write_text(build_page(examples, "a run", 1))
     page = content(inside / "page.html")
-    data, _ = open_selection(["--config", METHOD, "--data.max_length=200"])
     split = data.tokens.split("train")
     masks = data.masks(split)
     negative = np.concatenate([masks(i)[1] for i in range(len(split))])
@@ -145,15 +160,15 @@ def test_known_noise_is_found_as_a_study_measures_it(inside: Path) -> None:
 
 def test_rows_have_a_value_per_token_and_join_to_the_text(inside: Path) -> None:
     written = rows(inside)
-    assert [row["id"] for row in written] == list(range(40))
-    for row in written:
-        columns = [*row["metrics"].values(), *row["annotations"].values()]
-        assert {len(column) for column in columns} == {len(row["tokens"])}
-        assert sum(value is not None for value in row["metrics"]["rank"]) > 0
-    noisy = next(row for row in written if row["source"] == "noisy" and "naïve" in "".join(row["tokens"]))
+    assert [each["id"] for each in written] == list(range(40))
+    for each in written:
+        columns = [*each["metrics"].values(), *each["annotations"].values()]
+        assert {len(column) for column in columns} == {len(each["tokens"])}
+        assert sum(value is not None for value in each["metrics"]["rank"]) > 0
+    noisy = next(each for each in written if each["source"] == "noisy" and "naïve" in "".join(each["tokens"]))
     assert "naïve\n🙂" in "".join(noisy["tokens"])
     assert "typo" in noisy["annotations"]["noise"]
-    ranks = sorted(rank for row in written for rank in row["metrics"]["rank"] if rank is not None)
+    ranks = sorted(rank for each in written for rank in each["metrics"]["rank"] if rank is not None)
     assert ranks == list(range(1, len(ranks) + 1))
     first = written[0]["metrics"]
     for score, base, reference in zip(first["score"], first["nll_base"], first["nll_reference"], strict=True):
@@ -161,22 +176,23 @@ def test_rows_have_a_value_per_token_and_join_to_the_text(inside: Path) -> None:
 
 
 def test_a_page_holds_the_numbers_of_the_rows(inside: Path) -> None:
-    inspect("--output", str(inside / "page.html"))
+    inspect("--output", str(inside / "page.html"), "--jsonl", str(inside / "by-command.jsonl"))
     page, written = content(inside / "page.html"), rows(inside)
+    assert (inside / "by-command.jsonl").read_bytes() == (inside / "rows.jsonl").read_bytes()
     assert len(page["examples"]) == len(written)
-    for example, row in zip(page["examples"], written, strict=True):
-        assert "".join(example["pieces"]) == "".join(row["tokens"])
+    for example, line in zip(page["examples"], written, strict=True):
+        assert "".join(example["pieces"]) == "".join(line["tokens"])
         for name, key in (("base", "nll_base"), ("reference", "nll_reference")):
             values = np.frombuffer(base64.b64decode(example[name]), "<u2") * page["unit"]
-            expected = [value for value in row["metrics"][key] if value is not None]
+            expected = [value for value in line["metrics"][key] if value is not None]
             np.testing.assert_allclose(values, expected, atol=page["unit"] / 2 + 1e-6)
         ranks = np.frombuffer(base64.b64decode(example["rank"]), "<u4").tolist()
-        assert ranks == [rank for rank in row["metrics"]["rank"] if rank is not None]
+        assert ranks == [rank for rank in line["metrics"]["rank"] if rank is not None]
 
 
 def test_a_page_that_would_be_large_is_a_smaller_sample(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_module, "BUDGET", 6000)
-    inspect("--output", str(inside / "page.html"))
+    (inside / "page.html").write_text(build_page(opened()[1], "a run", 2000))
     page = content(inside / "page.html")
     assert 1 < len(page["examples"]) < page["numExamples"] == 40
     size = len(json.dumps(page["examples"], ensure_ascii=False, separators=(",", ":")).encode())
@@ -185,12 +201,12 @@ def test_a_page_that_would_be_large_is_a_smaller_sample(inside: Path, monkeypatc
 
 @pytest.mark.parametrize("number", [1, 10, 39, 40])
 def test_a_sample_is_spread_over_sources_and_scores(inside: Path, number: int) -> None:
-    whole, drawn = rows(inside), rows(inside, "--examples", str(number))
+    whole, drawn = rows(inside), rows(inside, number)
     assert len(drawn) == number
-    ids = [row["id"] for row in drawn]
+    ids = [each["id"] for each in drawn]
     assert ids == sorted(set(ids))
-    for source, count in Counter(row["source"] for row in whole).items():
-        assert sum(row["source"] == source for row in drawn) == pytest.approx(number * count / len(whole), abs=1)
+    for source, count in Counter(each["source"] for each in whole).items():
+        assert sum(each["source"] == source for each in drawn) == pytest.approx(number * count / len(whole), abs=1)
 
 
 def with_escape(tokenizer: Any, ids: list[int]) -> Pieces:
@@ -203,7 +219,7 @@ def test_the_terminal_shows_text_without_its_control_characters(
     inside: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(examples_module, "token_pieces", with_escape)
-    inspect("--terminal", "--examples", "40")
+    print_examples(opened()[1], 40)
     shown = capsys.readouterr().out
     assert "naïve\n🙂" in shown
     assert "\N{REPLACEMENT CHARACTER}[2J" in shown
@@ -217,7 +233,7 @@ def test_the_terminal_shows_text_without_its_control_characters(
     (["--output", "a", "--jsonl", "a"], "--output and --jsonl are both a; give two files"),
     (["--exmaples=3"], "exmaples"),
     (["--data.positive_fraction=all"], "nothing is selected; give ρ"),
-    (["--data.max_length=100"], "belongs to another"),
+    (["--data.max_length=100", "--data.store=runs/tiny/reference/seed-0/scores"], "belongs to another"),
 ])  # fmt: skip
 def test_errors(inside: Path, options: list[str], message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
@@ -257,7 +273,9 @@ def luminance(color: str) -> float:
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_text_has_contrast_on_the_whole_scale(theme: int) -> None:
     style = (Path(page_module.__file__).parent / "page.css").read_text()
-    colors = {name: luminance(pair.split(", ")[theme]) for name, pair in re.findall(r"--(\w+): light-dark\((.*?)\)", style)}
+    colors = {
+        name: luminance(pair.split(", ")[theme]) for name, pair in re.findall(r"--(\w+): light-dark\((.*?)\)", style)
+    }
 
     def contrast(one: str, other: str) -> float:
         low, high = sorted((colors[one], colors[other]))
@@ -284,14 +302,13 @@ def shown_states(browser: Browser) -> dict[str, int]:
     )
 
 
-@pytest.mark.parametrize("options", [
-    [], ["--data.granularity=sequence"], ["--data.scope=example"], ["--data.forget_fraction=0.2"],
-], ids=" ".join)  # fmt: skip
+@pytest.mark.parametrize("options", [[], SEQUENCE, IGNORED, WITHIN], ids=" ".join)
 def test_the_slider_counts_and_marks_the_exact_selection(inside: Path, browser: Browser, options: list[str]) -> None:
-    inspect("--output", str(inside / "page.html"), *options)
+    data, examples = opened(*options)
+    (inside / "page.html").write_text(build_page(examples, "a run", 2000))
     browser.open((inside / "page.html").as_uri())
     for rho in (0.7, 0.31):
-        exact = exact_counts(*options, f"--data.positive_fraction={rho}")
+        exact = exact_counts(data, rho)
         browser.set("rho", browser.evaluate(f"data.rhos.indexOf({rho})"))
         assert shown_states(browser) == exact
         shown = browser.evaluate("document.getElementById('counts').textContent")
@@ -339,8 +356,7 @@ def test_a_page_in_a_browser(inside: Path, browser: Browser) -> None:
     browser.press("k")
     browser.press("ArrowRight")
     detail = browser.evaluate("document.getElementById('detail').textContent")
-    row = rows(inside)[0]
-    rank = next(value for value in row["metrics"]["rank"] if value is not None)
+    rank = next(value for value in rows(inside)[0]["metrics"]["rank"] if value is not None)
     assert f"rank {rank:,} of" in detail
     assert re.search(r"nll [\d.]+ base, [\d.]+ reference", detail)
     browser.press("/")

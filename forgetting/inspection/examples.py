@@ -104,9 +104,9 @@ class Examples:
 
     def target_ids(self) -> Int[np.ndarray, " tokens"]:
         """Vocabulary number of every response token."""
-        return np.concatenate(
-            [self.split.input_ids(i)[self.split.response_mask(i)] for i in range(len(self))]
-        ).astype(np.int64)
+        return np.concatenate([self.split.input_ids(i)[self.split.response_mask(i)] for i in range(len(self))]).astype(
+            np.int64
+        )
 
     def names(self, ids: list[int]) -> list[str]:
         """The vocabulary's names of tokens."""

@@ -93,8 +93,8 @@ class _Parser(argparse.ArgumentParser):
 def _options() -> argparse.ArgumentParser:
     parser = _Parser(
         usage=USAGE, add_help=False, allow_abbrev=False,
-        description="Scores of the tokens of D_train, and which the experiment makes positive or negative. Every key of "
-        "the experiment can be overridden: python -m forgetting fit --help.",
+        description="Scores of the tokens of D_train, and which the experiment makes positive or negative. Every key "
+        "of the experiment can be overridden: python -m forgetting fit --help.",
     )  # fmt: skip
     parser.add_argument("-h", "--help", action="store_true", help="Show this help.")
     parser.add_argument("--output", type=Path, metavar="FILE", help=f"The page. Default: {PAGE}.")
