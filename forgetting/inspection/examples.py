@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from forgetting.inspection.pieces import Pieces, token_pieces
 from forgetting.inspection.steps import FirstSteps, first_steps, ranks, slider_steps
@@ -67,6 +67,7 @@ class Examples:
     """
 
     def __init__(self, data: ForgettingData, tokenizer: PreTrainedTokenizerBase) -> None:
+        assert isinstance(tokenizer, PreTrainedTokenizerFast)  # as the encoder of the corpus demands
         assert data.scored is not None
         assert data.selected is not None
         stored = data.scored.stored

@@ -158,8 +158,8 @@ function mark() {
   const negative = data.total - data.all.kept[step], positive = data.all.positive[step];
   get("rho").setAttribute("aria-valuetext", rhoText(step));
   get("counts").textContent = `ρ = ${rhoText(step)}${step === data.own ? ", the experiment's" : ""}: ` +
-    `${count(positive)} positive (${percent(positive, data.total)}), ${count(negative)} negative (${percent(negative, data.total)}), ` +
-    `${count(data.total - positive - negative)} ignored` +
+    `${count(positive)} positive (${percent(positive, data.total)}), ${count(negative)} negative (${percent(negative, data.total)})` +
+    (data.forgetFraction === null ? "" : `, ${count(data.total - positive - negative)} ignored`) +
     (data.positiveSequences ? `; ${count(data.positiveSequences[step])} of ${count(data.numExamples)} responses positive` : "");
   const threshold = thresholds ? thresholds[step] : null;
   const ranked = data.granularity === "sequence" ? "Mean scores of all responses" : "Scores of all response tokens";

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tokenizers.decoders import DecodeStream
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Pieces:
     are_exact: bool
 
 
-def token_pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Pieces:
+def token_pieces(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> Pieces:
     """Divide the text of `ids` among its tokens.
 
     Tokens are decoded one after another, which some tokenizers cannot do for every sequence. So the result is compared
@@ -45,7 +45,7 @@ def token_pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Piec
     return Pieces([str(name) for name in names], False)
 
 
-def _streamed(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str] | None:
+def _streamed(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> list[str] | None:
     """Pieces of a decoding token by token; None where the tokenizer cannot decode these tokens so."""
     stream = DecodeStream(skip_special_tokens=False)
     try:
