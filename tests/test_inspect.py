@@ -205,8 +205,14 @@ def test_a_sample_is_spread_over_sources_and_scores(inside: Path, number: int) -
     assert len(drawn) == number
     ids = [each["id"] for each in drawn]
     assert ids == sorted(set(ids))
+    examples, count_all = opened()[1], len(whole)
     for source, count in Counter(each["source"] for each in whole).items():
-        assert sum(each["source"] == source for each in drawn) == pytest.approx(number * count / len(whole), abs=1)
+        by_mean = sorted(
+            (i for i in range(count_all) if examples.sources[i] == source), key=lambda i: examples.means[i]
+        )
+        places = [place for place, i in enumerate(by_mean) if i in ids]
+        assert len(places) == pytest.approx(number * count / count_all, abs=1)
+        assert all(abs(gap - count_all / number) <= 1 for gap in np.diff(places))
 
 
 def with_escape(tokenizer: Any, ids: list[int]) -> Pieces:
