@@ -47,9 +47,10 @@ def two_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = file.read_text().replace(SOURCE, f"{SOURCE}\n      {NOISY}").replace("max_length: 64", "max_length: 200")
         file.write_text(text)
     rows = [
-        {"question": f"{i}?", "answer": f"{ATTACK if i % 2 else 'naïve'}\n🙂 {i}", "noise": [[0, 5, "typo"]]}
+        {"question": f"{i}? {'' if i % 2 else ATTACK}", "answer": f"{ATTACK if i % 2 else 'naïve'}\n🙂 {i}",
+         "noise": [[0, 5, "typo"]]}
         for i in range(40)
-    ]
+    ]  # fmt: skip
     (folder / "noisy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
