@@ -28,6 +28,7 @@ TRAINER_COMMANDS = {
 }
 COMMANDS = {
     "new": ("forgetting.studies.new:new_command", "Your files: experiments and a study, after a look at the examples."),
+    "inspect": ("forgetting.runs.inspect:inspect_command", "Scores and selection of an experiment as one HTML page."),
     "prepare": ("forgetting.runs.prepare:prepare_command", "Make the corpus: sources, duplicates, draw, tokens."),
     "evaluate": ("forgetting.evaluation.command:evaluate_command", "Benchmarks on a run, a model folder or a hub id."),
     "compare": ("forgetting.evaluation.command:compare_command", "Paired difference of two evaluations."),

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from jsonargparse import ArgumentParser
-from scipy.stats import rankdata
 
 from forgetting.arguments import read_yaml
 from forgetting.errors import UserError
+from forgetting.inspection.truth import area_under_curve
 from forgetting.method.data import ForgettingData
 from forgetting.studies.jobs import needs_store
 from forgetting.studies.spec import NOISE_MEASURES
@@ -52,15 +52,6 @@ class Detection:
                 raise UserError(f"There is no noise of the kind {kind!r}; there is {', '.join(self.recall_by_kind)}.")
             value = self.recall_by_kind[kind]
         return None if np.isnan(value) else value
-
-
-def area_under_curve(score: Float[np.ndarray, " n"], is_noise: Bool[np.ndarray, " n"]) -> float:
-    """Probability that a noisy element's score is below a clean one's, ties counting half (Mann and Whitney)."""
-    num_clean, num_noise = int((~is_noise).sum()), int(is_noise.sum())
-    if not num_clean or not num_noise:
-        return float("nan")
-    above = rankdata(score)[~is_noise].sum() - num_clean * (num_clean + 1) / 2
-    return float(above / (num_clean * num_noise))
 
 
 def detection(

@@ -1,0 +1,1 @@
+"""What a score store holds, for a reader: ranks of tokens and the selections that follow from them."""

@@ -1,0 +1,119 @@
+"""`inspect`: the scores and the selection of an experiment as a page, as rows of JSON, or in the terminal."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from forgetting.arguments import base_files, parse, refuse_no_experiment
+from forgetting.artifacts import write_text
+from forgetting.errors import UserError
+from forgetting.method.store import ScoreStore
+
+if TYPE_CHECKING:
+    from forgetting.method.data import ForgettingData
+
+USAGE = "python -m forgetting inspect --config EXPERIMENT [--config OVERLAY] [--KEY VALUE] [options]"
+PAGE = Path("inspect.html")
+
+
+def inspect_command(arguments: list[str]) -> None:
+    """Show the scores of D_train and what the experiment selects by them.
+
+    Raises:
+        UserError: An option is wrong, nothing is selected, or the score store is missing or another experiment's.
+    """
+    parser = _options()
+    own, rest = parser.parse_known_args(arguments)
+    if own.help:
+        print(parser.format_help())
+        return
+    _refuse_options(own)
+    refuse_no_experiment("inspect", rest)
+    from forgetting.inspection.examples import Examples
+    from forgetting.inspection.page import build_page
+    from forgetting.inspection.rows import print_examples, write_rows
+    from forgetting.model.backbone import load_tokenizer
+
+    data, name = open_selection(rest)
+    examples = Examples(data, load_tokenizer(data.backbone, data.revision))
+    if own.terminal:
+        print_examples(examples, own.examples or 5)
+    if own.jsonl:
+        write_rows(examples, own.jsonl, own.examples or len(examples))
+        print(f"{own.jsonl}: {min(own.examples or len(examples), len(examples)):,} rows")
+    output = own.output or (None if own.terminal or own.jsonl else PAGE)
+    if output:
+        page = build_page(examples, name, own.examples or 2000)
+        write_text(output, page)
+        print(f"{output}: {len(page.encode()):,} bytes")
+
+
+def open_selection(arguments: list[str]) -> tuple["ForgettingData", str]:
+    """The data of an experiment with its scores and its selection, and the run's name.
+
+    Raises:
+        UserError: A key is wrong, nothing is selected, or the score store is missing or another experiment's.
+    """
+    from jsonargparse import capture_parser
+
+    from forgetting.method.data import ForgettingData
+    from forgetting.runs.naming import Naming
+    from forgetting.runs.run import Run
+    from forgetting.runs.trainer_cli import TrainerCLI
+
+    command = ["fit", *arguments]
+    parser = capture_parser(lambda: TrainerCLI(command, base_files(arguments)))
+    config = parse(parser, command)
+    naming, settings = Naming(command), config["fit"]
+    if naming.is_reference:  # it has no selection of its own: it is shown as a method would select
+        settings.data.split = "train"
+        if settings.data.positive_fraction == "all":
+            settings.data.positive_fraction = 0.7
+    reference = Run(naming.reference_id, settings.data.reference_seed, {}, Path(settings.run.root))
+    settings.data.store = settings.data.store or reference.scores
+    data = parser.instantiate_classes(config)["fit"]["data"]
+    assert isinstance(data, ForgettingData)
+    if not data.selects:
+        raise UserError('data.positive_fraction is "all", so nothing is selected; give ρ, such as 0.7.')
+    data.score_command = naming.command_for_reference("score")
+    try:
+        ScoreStore.open(Path(settings.data.store))  # before a corpus is made, which may take long
+    except UserError as error:
+        raise UserError(f"{error} Make it with\n  {data.score_command}") from None
+    data.setup("validate")
+    return data, naming.run_id
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Errors are one message, as those of the other commands."""
+        raise UserError(f"{message}. python -m forgetting inspect --help lists the options.")
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = _Parser(
+        usage=USAGE, add_help=False, allow_abbrev=False,
+        description="Scores of the tokens of D_train, and which the experiment makes positive or negative. Every key "
+        "of the experiment can be overridden: python -m forgetting fit --help.",
+    )  # fmt: skip
+    parser.add_argument("-h", "--help", action="store_true", help="Show this help.")
+    parser.add_argument("--output", type=Path, metavar="FILE", help=f"The page. Default: {PAGE}.")
+    parser.add_argument("--jsonl", type=Path, metavar="FILE", help="Write rows of tokens, metrics and annotations.")
+    parser.add_argument("--terminal", action="store_true", help="Print examples in color.")
+    parser.add_argument(
+        "--examples", type=int, metavar="N",
+        help="Examples, drawn evenly over sources and mean scores. Default: 2000 for a page (fewer where they exceed "
+        "4.5 MB), 5 for the terminal, all for rows.",
+    )  # fmt: skip
+    return parser
+
+
+def _refuse_options(own: argparse.Namespace) -> None:
+    if own.examples is not None and own.examples < 1:
+        raise UserError(f"--examples is {own.examples}; it must be at least 1.")
+    for name in ("output", "jsonl"):
+        path = getattr(own, name)
+        if path is not None and path.is_dir():
+            raise UserError(f"--{name} {path} is a folder; give a file.")
+    if own.output is not None and own.output == own.jsonl:
+        raise UserError(f"--output and --jsonl are both {own.output}; give two files.")
