@@ -5,11 +5,13 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_experiment import METHOD, REFERENCE, RUN, STEPS
 
 from forgetting import progress
 from forgetting.cli import main
+from forgetting.method.store import ScoreStore, close_store
 from forgetting.progress import duration
 
 FIT, SCORES = ["fit", "--config", METHOD], Path("runs/tiny/reference/seed-0/scores")
@@ -47,6 +49,11 @@ def test_score_counts_examples_inside_a_shard(scored_work, every_line, capsys):
     assert len(done) > shards
     assert f"next: python -m forgetting fit --config {METHOD}" in said
     assert said.rstrip().endswith(WANTED)  # with what the reference was scored with
+    train = ScoreStore.open(SCORES).split("train")
+    assert f"selection health, {train.num_tokens:,} response tokens of D_train" in said
+    assert f"  nll of D_train: base {train.column('nll_base').mean(dtype=np.float64):.4f}, reference" in said
+    assert re.search(r"^  negative at ρ 0.7, by source: made (29|30)\.\d%$", said, re.MULTILINE)
+    assert "data.corpus.sources.<name>.noise" in said  # the way to know
     Path("experiments/tiny/a-study.yaml").write_text("title: none of these\n")
     main(["score", "--config", REFERENCE])
     assert capsys.readouterr().out.rstrip().endswith(f"next: python -m forgetting fit --config {METHOD}")
@@ -60,6 +67,22 @@ def test_prepare_counts_rows_and_examples(scored_work, every_line, capsys):
     for split, total in (("train", 40), ("reference", 16), ("validation", 8)):
         done = re.findall(rf"^(\d+) of {total} examples of {split} in tokens, about \d+ s left$", said, re.MULTILINE)
         assert done == [str(number) for number in range(1, total + 1)]
+
+
+def test_score_compares_other_seeds_of_the_same_reference_on_the_same_corpus(scored_work, capsys):
+    run = SCORES.parent
+    for number in (1, 2, 3):
+        shutil.copytree(run, run.with_name(f"seed-{number}"))
+    store = ScoreStore.open(SCORES)
+    close_store(run.with_name("seed-2") / "scores", {**store.identity, "corpus": "another"}, [], {})
+    (run.with_name("seed-3") / "scores/manifest.json").unlink()
+    main(["score", "--config", REFERENCE, "--data.positive_fraction=0.5"])
+    said = capsys.readouterr().out
+    assert "correlation of Q with the Q of seed-1: 1.00" in said
+    assert "the Q of seed-0" not in said  # itself
+    assert "the Q of seed-2" not in said
+    assert "the Q of seed-3" not in said
+    assert re.search(r"^  negative at ρ 0.5, by source: made (49|50)\.\d%$", said, re.MULTILINE)
 
 
 def test_a_bar_of_the_users_own_is_left_alone(scored_work, every_line, capsys):

@@ -144,7 +144,7 @@ def threshold_of_top(chunks: Chunks, num_selected: int) -> Threshold:
                 dtype = scores.dtype
                 shift = 8 * dtype.itemsize
             assert shift is not None
-            keys = _ordered_bits(scores)
+            keys = ordered_bits(scores)
             digits = keys >> (shift - 16)
             if shift < 8 * scores.dtype.itemsize:  # only those that share the digits found so far
                 digits = digits[(keys >> shift) == prefix] & 0xFFFF
@@ -173,7 +173,7 @@ def _tie_index(chunks: Chunks, threshold: np.floating[Any], count: int) -> int:
     raise AssertionError("the threshold is one of the scores")
 
 
-def _ordered_bits(scores: np.ndarray) -> UInt[np.ndarray, " n"]:
+def ordered_bits(scores: np.ndarray) -> UInt[np.ndarray, " n"]:
     """Unsigned integers in the same order as the floats; −0 and 0 are equal."""
     refuse_not_finite(scores)
     unsigned = {4: np.uint32, 8: np.uint64}[scores.dtype.itemsize]

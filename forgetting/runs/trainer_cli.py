@@ -20,6 +20,7 @@ from forgetting.artifacts import write_json
 from forgetting.errors import UserError
 from forgetting.lock import locked
 from forgetting.method.data import ForgettingData
+from forgetting.method.health import POSITIVE_FRACTION
 from forgetting.method.module import FineTuner
 from forgetting.method.objectives import MeanNLL  # objectives can then be named without their module
 from forgetting.model.adapter_folder import refuse_damaged_adapter
@@ -34,6 +35,7 @@ from forgetting.runs.provenance import InputCheck
 from forgetting.runs.records import RunRecord
 from forgetting.runs.refusals import refuse_settings
 from forgetting.runs.run import Run, RunSettings, computed, run_seed
+from forgetting.runs.selection_health import other_stores, stored_health
 from forgetting.runs.tracking import WandbRecord, log_scores
 from forgetting.runs.trainer import Trainer
 
@@ -277,6 +279,9 @@ class TrainerCLI(LightningCLI):
                 assert datamodule.store_folder is not None
                 log_scores(settings.wandb, self.run, datamodule.store_folder, settings.wandb_artifacts)
             print(f"scores in {datamodule.store_folder}")
+            fraction = self.config["score"].data.positive_fraction  # as a rule that of its methods
+            fraction = fraction if isinstance(fraction, float) and 0 < fraction < 1 else POSITIVE_FRACTION
+            print("\n".join(stored_health(datamodule, fraction, other_stores(self.run.scores)).lines()))
             for reader in sorted(self.naming.files[0].parent.glob("forgetting*.yaml"))[:1]:
                 print(f"next: {self.naming.command_beside('fit', reader)}")
 
