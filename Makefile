@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := forgetting tests benchmarks experiments
 
-.PHONY: setup lab test quick check format lint imports types paper
+.PHONY: setup lab test quick check format lint imports types paper docs
 
 setup: .venv/installed
 
@@ -37,3 +37,7 @@ types: setup
 
 paper: setup  ## what Table 3 would run, and what is left of it
 	$(BIN)/snakemake -s experiments/Snakefile -n table3
+
+docs: setup  ## the site of all pages, in site/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -76,8 +76,9 @@ SHAPES = {
     "1b": Shape(2048, 16, 128_256, 8192, 32, 8, 64),
     "3b": Shape(3072, 28, 128_256, 8192, 24, 8, 128),
     "8b": Shape(4096, 32, 128_256, 14_336, 32, 8, 128, tied=False),
+    "13b": Shape(5120, 40, 32_000, 13_824, 40, 40, 128, tied=False),
 }
-"""The small one, and LLaMA-3.2-1B, LLaMA-3.2-3B and LLaMA-3.1-8B."""
+"""The small one, and LLaMA-3.2-1B, LLaMA-3.2-3B, LLaMA-3.1-8B and LLaMA-2-13B."""
 
 
 def device() -> torch.device:

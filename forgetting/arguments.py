@@ -12,6 +12,8 @@ from forgetting.errors import UserError
 from forgetting.paths import CONFIGS
 
 if TYPE_CHECKING:
+    from argparse import Action
+
     from jsonargparse import ArgumentParser, Namespace
 
 
@@ -241,6 +243,40 @@ def refuse_no_experiment(command: str, arguments: Sequence[str]) -> None:
         )
 
 
+def command_parser(command: str, description: str, examples: Sequence[str]) -> "ArgumentParser":
+    """The parser of a command that needs no Trainer, whose help ends with examples.
+
+    Args:
+        command: Its name.
+        description: What it does, in a sentence.
+        examples: Command lines, without `python -m forgetting`.
+    """
+    from argparse import SUPPRESS
+
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+    class Formatter(DefaultHelpFormatter):
+        """Keeps the lines of the examples, lists the options once, and says no types and no empty defaults."""
+
+        def _format_usage(self, *arguments: Any) -> str:
+            positional = [action.dest for action in arguments[1] if not action.option_strings]
+            return " ".join(["usage:", self._prog, "[options]", *positional]) + "\n\n"
+
+        def _get_help_string(self, action: "Action") -> str:
+            text = action.help or ""
+            says_nothing = action.default is None or action.default is False or action.default == SUPPRESS
+            return text if says_nothing or "(default" in text else f"{text} (default: %(default)s)"
+
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            return text if text.startswith("examples:") else super()._fill_text(text, width, indent)
+
+    lines = "\n".join(f"  python -m forgetting {example}" for example in examples)
+    return ArgumentParser(
+        exit_on_error=False, prog=f"python -m forgetting {command}", description=description,
+        epilog=f"examples:\n{lines}", formatter_class=Formatter,
+    )  # fmt: skip
+
+
 def parse(parser: "ArgumentParser", arguments: Sequence[str], keys: "ArgumentParser | None" = None) -> "Namespace":
     """Parse a command line; an error is one message, with the keys that were probably meant.
 
@@ -290,4 +326,4 @@ def _meant(text: str, known: list[str]) -> str:
     for wrong in re.findall(r"import path string: (\w+)", text):
         if close := difflib.get_close_matches(wrong, ("MeanNLL", "Forgetting"), n=1):
             return f". Did you mean {close[0]}?"
-    return ". --help lists every key."
+    return ". --help says which keys there are."

@@ -15,32 +15,85 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from forgetting import settings_help
 from forgetting.arguments import base_files
 from forgetting.errors import UserError
+from forgetting.paths import shipped
 
 if TYPE_CHECKING:
     from forgetting.runs.trainer_cli import TrainerCLI
 
+GROUPS = ("make data", "train", "look", "evaluate", "studies", "use", "set up")
+"""Groups of commands in the order in which `--help` lists them; one without a command is left out."""
+
 TRAINER_COMMANDS = {
-    "fit": "Fine-tune: a reference on D_ref, or a method on D_train. Resumes a stopped run.",
-    "validate": "Held-out nll of a finished run on D_val: all tokens, positive and negative ones.",
-    "score": "Write base and reference nll of every response token into the reference's score store.",
+    "fit": "Fine-tune a reference or a method; resume a stopped run.",
+    "score": "Store the base and reference nll of every response token.",
+    "validate": "Held-out nll of a finished run: all, positive, negative tokens.",
 }
+"""The group `train`: name and line of help."""
+
 COMMANDS = {
-    "new": ("forgetting.studies.new:new_command", "Your files: experiments and a study, after a look at the examples."),
-    "inspect": ("forgetting.runs.inspect:inspect_command", "Scores and selection of an experiment as one HTML page."),
-    "prepare": ("forgetting.runs.prepare:prepare_command", "Make the corpus: sources, duplicates, draw, tokens."),
-    "evaluate": ("forgetting.evaluation.command:evaluate_command", "Benchmarks on a run, a model folder or a hub id."),
-    "compare": ("forgetting.evaluation.command:compare_command", "Paired difference of two evaluations."),
-    "generate": ("forgetting.runs.generate_command:generate_command", "The same prompts before and after training."),
-    "export": ("forgetting.runs.export_command:export_command", "A run's model folder, or its weight per token."),
+    "new": (
+        "forgetting.studies.new:new_command",
+        "Look at your files, and write experiments and a study over them.",
+        "make data",
+    ),
+    "prepare": (
+        "forgetting.runs.prepare:prepare_command",
+        "Make the corpus: read sources, drop duplicates, draw, tokenize.",
+        "make data",
+    ),
+    "inspect": (
+        "forgetting.runs.inspect:inspect_command",
+        "Scores and selection of an experiment as one HTML page.",
+        "look",
+    ),
+    "plot": (
+        "forgetting.studies.plot:plot_command",
+        "Curves of runs next to each other, score histograms of stores.",
+        "look",
+    ),
+    "evaluate": (
+        "forgetting.evaluation.command:evaluate_command",
+        "Benchmark a run, a model folder or a hub id.",
+        "evaluate",
+    ),
+    "compare": (
+        "forgetting.evaluation.command:compare_command",
+        "Paired difference of two evaluations.",
+        "evaluate",
+    ),
     "table": (
         "forgetting.studies.command:table_command",
-        "A study: its table, from the runs that are there or run now.",
+        "Print a study's table, from finished runs or run now.",
+        "studies",
     ),
-    "plot": ("forgetting.studies.plot:plot_command", "Curves of runs next to each other, score histograms of stores."),
-    "lab": ("forgetting.lab_command:lab_command", "The paper's comparison on a generated world with known noise."),
+    "lab": (
+        "forgetting.lab_command:lab_command",
+        "The paper's comparison on generated data with known noise.",
+        "studies",
+    ),
+    "generate": (
+        "forgetting.runs.generate_command:generate_command",
+        "Responses to the same prompts before and after training.",
+        "use",
+    ),
+    "export": (
+        "forgetting.runs.export_command:export_command",
+        "A run's model as a folder, or its selection for other trainers.",
+        "use",
+    ),
+    "completion": (
+        "forgetting.completion:completion_command",
+        "Script that completes commands in bash, zsh or fish.",
+        "set up",
+    ),
 }
+"""The other commands: function, line of help, group."""
+
+SETTINGS_COMMANDS = {**TRAINER_COMMANDS, "prepare": COMMANDS["prepare"][1]}
+"""Commands that take an experiment and every setting of it."""
 
 EXPECTED_WARNINGS = (
     ".*does not have many workers.*",  # steps are cheap to build
@@ -71,17 +124,25 @@ FILE_SYSTEM = {
 
 
 def usage() -> str:
-    """Every command with a line of help."""
-    lines = ["usage: python -m forgetting <command> [options]", "", "commands:"]
-    rows = [*TRAINER_COMMANDS.items(), *((name, text) for name, (_, text) in COMMANDS.items())]
-    lines += [f"  {name:<10}{text}" for name, text in rows]
+    """Every command with a line of help, in groups."""
+    rows = [(name, text, "train") for name, text in TRAINER_COMMANDS.items()]
+    rows += [(name, text, group) for name, (_, text, group) in COMMANDS.items()]
+    width = max(len(name) for name, _, _ in rows) + 2
+    lines = ["usage: python -m forgetting <command> [options]", ""]
+    for group in GROUPS:
+        if members := [f"  {name:<{width}}{text}" for name, text, of in rows if of == group]:
+            lines += [f"{group}:", *members, ""]
     lines += [
-        "", "Options of a command: python -m forgetting <command> --help", "",
-        "An experiment, from nothing:",
-        "  python -m forgetting fit   --config experiments/<table>/<backbone>/reference.yaml",
-        "  python -m forgetting score --config experiments/<table>/<backbone>/reference.yaml",
-        "  python -m forgetting fit   --config experiments/<table>/<backbone>/forgetting-token.yaml",
-        "  python -m forgetting evaluate runs/<table>/<backbone>/forgetting-token/seed-0",
+        "Options of a command: python -m forgetting <command> --help", "",
+        "examples:",
+        "  python -m forgetting lab          # no GPU, nothing to download: five minutes",
+        "  python -m forgetting table mine.yaml --run          # a study of your own data",
+        "",
+        "the method by hand:",
+        "  python -m forgetting fit   --config experiments/<...>/reference.yaml",
+        "  python -m forgetting score --config experiments/<...>/reference.yaml",
+        "  python -m forgetting fit   --config experiments/<...>/forgetting-token.yaml",
+        "  python -m forgetting evaluate runs/<...>/forgetting-token/seed-0",
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -107,7 +168,7 @@ def run(arguments: list[str]) -> None:
         UserError: Something the user gave is wrong, or the file system refuses.
     """
     try:
-        _run(arguments)
+        _run([shipped(argument) for argument in arguments])
     except OSError as error:
         if error.errno not in FILE_SYSTEM:
             raise
@@ -120,6 +181,8 @@ def _run(arguments: list[str]) -> None:
         print(usage())
     elif arguments[0] in ("-V", "--version"):
         print(f"forgetting {version('forgetting')}")
+    elif arguments[0] in SETTINGS_COMMANDS and (asked := settings_help.asked(arguments[1:])):
+        settings_help.show(arguments, asked, SETTINGS_COMMANDS[arguments[0]])
     elif arguments[0] in TRAINER_COMMANDS:
         build_cli(arguments)
     elif arguments[0] in COMMANDS:

@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 from jsonargparse import ArgumentParser
 
-from forgetting.arguments import parse, read_yaml
+from forgetting.arguments import command_parser, parse, read_yaml
 from forgetting.artifacts import write_text
 from forgetting.errors import UserError
 from forgetting.paths import CONFIGS, EXPERIMENTS
@@ -75,16 +75,18 @@ def experiments_folder() -> Path:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        exit_on_error=False,
-        prog="python -m forgetting lab",
-        description="Generate data whose noise is known, run the paper's comparison on it, and print the table.",
+    parser = command_parser(
+        "lab",
+        "Generate data whose noise is known, run the paper's comparison on it, and print the table.",
+        ("lab", "lab --seeds 5 --output lab.md lab.csv"),
     )
-    add = parser.add_argument
+    add = parser.add_argument_group("worlds").add_argument
     add("--seeds", type=int, default=1, help="number of worlds; several give mean ± sd and intervals")
     add("--first-seed", type=int, default=100, help="number of the first world")
-    add("--output", type=str, nargs="+", help="files to write, the suffix giving the format (default: print)")
+    add = parser.add_argument_group("where").add_argument
     add("--worlds", type=str, default="worlds", help="folder of the worlds")
     add("--runs", type=str, default="runs", help="folder of the runs")
     add("--corpora", type=str | None, default=None, help="folder of the prepared corpora")
+    add = parser.add_argument_group("what is written").add_argument
+    add("--output", type=str, nargs="+", help="files to write, the suffix giving the format (default: print)")
     return parser

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 from forgetting.errors import UserError
@@ -19,6 +20,21 @@ CONFIGS = _configs()
 EXPERIMENTS = "experiments"
 OUTPUTS = ("runs", "worlds")
 """Folders that commands write models into: what is below them is none of the hub's."""
+
+SHIPPED = re.compile(r"(?P<option>--config=|-c=?)?(?P<file>(?:configs|experiments)/.+\.yaml)")
+"""A file that comes with the package, as a command line names it."""
+
+
+def shipped(argument: str) -> str:
+    """An argument of the command line, with the path of the package's own file where there is no such file here.
+
+    So `--config experiments/table3/llama-3.2-1b/full.yaml` means the same in any folder, and with an installed wheel.
+    """
+    if (named := SHIPPED.fullmatch(argument)) and not Path(named["file"]).exists():
+        own = CONFIGS.parent / named["file"]
+        if own.is_file():
+            return f"{named['option'] or ''}{own}"
+    return argument
 
 
 def expanded(path: str) -> Path:

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import yaml
 from conftest import byte_tokenizer
 from transformers import AutoTokenizer
 
-from forgetting.cli import COMMANDS, TRAINER_COMMANDS, main
+from forgetting.cli import COMMANDS, SETTINGS_COMMANDS, TRAINER_COMMANDS, main
 from forgetting.errors import UserError
 from forgetting.lab.world import overlay
+from forgetting.settings_help import asked
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
@@ -130,6 +132,10 @@ def test_commands_parse(page: Path, line: str, folder_of_a_user: Path) -> None:
     arguments = words[words.index("forgetting", words.index("-m")) + 1 :]
     if len(arguments) < 2:  # a command that is named
         assert not arguments or arguments[0] in {*COMMANDS, *TRAINER_COMMANDS}
+        return
+    if arguments[0] in SETTINGS_COMMANDS and asked(arguments[1:]):  # help is printed, and nothing else parsed
+        with suppress(Parsed):
+            main(arguments)
         return
     with pytest.raises(Parsed):
         main(arguments)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from forgetting.arguments import parse
+from forgetting.arguments import command_parser, parse
 from forgetting.errors import UserError
 from forgetting.evaluation.suite import PROTOCOLS, Suite, WeightDType
 
@@ -123,34 +123,45 @@ def _tables(comparison: "Comparison", confidence: float) -> "list[Table]":
 
 
 def _compare_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        exit_on_error=False,
-        prog="python -m forgetting compare",
-        description="Compare two evaluations: differences with intervals over documents and seeds.",
+    parser = command_parser(
+        "compare",
+        "Compare two evaluations: differences with intervals over documents and seeds.",
+        (
+            "compare runs/mine/run/seed-0 runs/mine/run@rank=8/seed-0",
+            "compare runs/lab/forgetting-token runs/lab/full --seed 1",
+        ),
     )
-    add = parser.add_argument
-    add("run_a", type=str, help="what evaluate takes, a folder with its results, or output of lm_eval")
-    add("run_b", type=str, help="the same")
+    help_of_a = "what evaluate takes, a folder with its results, or output of lm_eval"
+    parser.add_argument("run_a", type=str, help=help_of_a)
+    parser.add_argument("run_b", type=str, help="the same")
+    add = parser.add_argument_group("which results").add_argument
     add("--suite", type=str | None, help="whose results (default: the only one that both have)")
     add("--protocol", type=str, default="corrected", help="corrected, published or token_stop")
     add("--apply-chat-template", "--apply_chat_template", action="store_true", help="results of such prompts")
     add("--tasks", type=str, nargs="+", help="only these (default: all, which both must have)")
     add("--metrics", type=str, nargs="+", help="of lm_eval's output: TASK=METRIC or TASK=METRIC,FILTER")
+    add = parser.add_argument_group("interval").add_argument
     add("--confidence", type=float, default=0.95, help="of the interval")
     add("--resamples", type=int, default=10_000, help="of the bootstrap")
     add("--seed", type=int, default=0, help="of the bootstrap")
+    add = parser.add_argument_group("what is written").add_argument
     add("--output", type=str | None, help="also write the table as JSON")
     return parser
 
 
 def _evaluate_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        exit_on_error=False,
-        prog="python -m forgetting evaluate",
-        description="Evaluate a run, an experiment's runs, a model folder or a hub model with lm-evaluation-harness.",
+    parser = command_parser(
+        "evaluate",
+        "Evaluate a run, an experiment's runs, a model folder or a hub model with lm-evaluation-harness.",
+        (
+            "evaluate runs/table3/llama-3.2-1b/forgetting-token",
+            "evaluate runs/lab/full --suite worlds/100/suite.yaml",
+            "evaluate gpt2 --tasks arc_challenge boolq --documents 20",
+        ),
     )
-    add = parser.add_argument
-    add("target", type=str, help="a run folder, an experiment's folder (each seed in it), a model folder, or a hub id")
+    target = "a run folder, an experiment's folder (each seed in it), a model folder, or a hub id"
+    parser.add_argument("target", type=str, help=target)
+    add = parser.add_argument_group("benchmarks").add_argument
     add("--suite", type=str | None, help="name in configs/evaluation/ or a YAML file (default: main)")
     add("--protocol", type=str, default="corrected", help="corrected, published or token_stop")
     add("--tasks", type=str, nargs="+", help="tasks of the harness; with --suite: only these of it (a trial)")
@@ -158,15 +169,17 @@ def _evaluate_parser() -> ArgumentParser:
     add("--data-files", type=str | None, help="YAML file: task → split → local file(s)")
     add("--shots", type=int | None, help="few-shot examples (only without a suite)")
     add("--documents", type=int | None, help="only the first of each: a trial, kept in results.<suite>.trial.json")
-    add("--output", type=str | None, help="folder, or .json file (default: the run's folder or runs/base/)")
+    add("--seed", type=int | None, help="of sampling and of the choice of few-shot examples")
+    add = parser.add_argument_group("model").add_argument
     add("--batch-size", type=str | None, help="a number, auto, or auto:N")
     add("--device", type=str | None, help="such as cuda:1 or cpu")
     add("--dtype", type=WeightDType | None, help="of the weights (default: suite's, run's, model's)")
     add("--revision", type=str | None, help="of a hub model")
-    add("--seed", type=int | None, help="of sampling and of the choice of few-shot examples")
     add("--merge", action="store_true", help="add the adapter into the weights first")
     add("--apply-chat-template", "--apply_chat_template", action="store_true",
         help="prompts in the tokenizer's chat template, few-shot examples as turns")  # fmt: skip
+    add = parser.add_argument_group("what is written").add_argument
+    add("--output", type=str | None, help="folder, or .json file (default: the run's folder or runs/base/)")
     add("--samples", action="store_true", help="keep documents and prompts next to scores and answers")
     add("--fresh", action="store_true", help="run tasks again that are finished")
     add("--quiet", action="store_true", help="no progress bars and no warnings of libraries")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from forgetting.arguments import parse
+from forgetting.arguments import command_parser, parse
 from forgetting.errors import UserError
 
 
@@ -58,10 +58,14 @@ def _refuse_unclear(options: Namespace) -> None:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        exit_on_error=False, prog="python -m forgetting export",
-        description="Write a finished run's model as a folder, or its selection as one weight per token.",
-    )  # fmt: skip
+    parser = command_parser(
+        "export",
+        "Write a finished run's model as a folder, or its selection as one weight per token.",
+        (
+            "export runs/mine/forgetting/seed-0 model --merge",
+            "export runs/mine/forgetting/seed-0 --token-weights weights.parquet",
+        ),
+    )
     add = parser.add_argument
     add(
         "run", type=str, help="a run folder (runs/<experiment>/seed-<n>); for --token-weights also an experiment's YAML"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 
-from forgetting.arguments import parse
+from forgetting.arguments import command_parser, parse
 from forgetting.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,10 +51,14 @@ def _show(pair: "Pair") -> None:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        exit_on_error=False, prog="python -m forgetting generate",
-        description="Generate responses to the same prompts before (base model) and after training (with the adapter).",
-    )  # fmt: skip
+    parser = command_parser(
+        "generate",
+        "Generate responses to the same prompts before (base model) and after training (with the adapter).",
+        (
+            'generate runs/mine/forgetting/seed-0 --prompt "Name a prime number."',
+            "generate runs/mine/forgetting/seed-0 --prompts p.jsonl --output answers.jsonl",
+        ),
+    )
     add = parser.add_argument
     add("run", type=str, help="a run folder (runs/<experiment>/seed-<n>)")
     add(

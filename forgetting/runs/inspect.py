@@ -12,7 +12,13 @@ from forgetting.method.store import ScoreStore
 if TYPE_CHECKING:
     from forgetting.method.data import ForgettingData
 
-USAGE = "python -m forgetting inspect --config EXPERIMENT [--config OVERLAY] [--KEY VALUE] [options]"
+USAGE = "python -m forgetting inspect --config EXPERIMENT [--KEY VALUE ...] [options]"
+EXAMPLES = """\
+examples:
+  python -m forgetting inspect --config experiments/lab/forgetting-token.yaml
+  python -m forgetting inspect --config experiments/lab/ignoring-token.yaml \\
+    --data.positive_fraction 0.5 --terminal
+"""
 PAGE = Path("inspect.html")
 
 
@@ -22,7 +28,7 @@ def inspect_command(arguments: list[str]) -> None:
     Raises:
         UserError: An option is wrong, nothing is selected, or the score store is missing or another experiment's.
     """
-    parser = _options()
+    parser = own_options()
     own, rest = parser.parse_known_args(arguments)
     if own.help:
         print(parser.format_help())
@@ -90,11 +96,13 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}. python -m forgetting inspect --help lists the options.")
 
 
-def _options() -> argparse.ArgumentParser:
+def own_options() -> argparse.ArgumentParser:
+    """The options that are not keys of an experiment."""
     parser = _Parser(
-        usage=USAGE, add_help=False, allow_abbrev=False,
-        description="Scores of the tokens of D_train, and which the experiment makes positive or negative. Every key "
-        "of the experiment can be overridden: python -m forgetting fit --help.",
+        usage=USAGE, add_help=False, allow_abbrev=False, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Scores of the tokens of D_train, and which the experiment makes positive or\n"
+        "negative. Every key of the experiment can be overridden:\npython -m forgetting fit --help.",
     )  # fmt: skip
     parser.add_argument("-h", "--help", action="store_true", help="Show this help.")
     parser.add_argument("--output", type=Path, metavar="FILE", help=f"The page. Default: {PAGE}.")

@@ -13,6 +13,7 @@ from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
 from forgetting.method.steps import OptimizerStep
 from forgetting.model.batch import MicroBatch
+from forgetting.model.language_model import LanguageModel
 
 LOOK_AHEAD = 1000
 """Steps whose micro-batches are looked at to tell what memory the largest will take."""
@@ -76,8 +77,18 @@ def estimate(trainer: lightning.Trainer, module: FineTuner, step: OptimizerStep,
 
 
 def _held_by_a_forward_pass(trainer: lightning.Trainer, module: FineTuner, batch: MicroBatch) -> int:
+    """Bytes that a forward pass of a run keeps for the backward pass."""
+    moved = MicroBatch(batch.input_ids.to(module.device), batch.response_mask.to(module.device))
+    with trainer.strategy.precision_plugin.forward_context():
+        held = held_for_backward(module.language_model, moved)
+    if module.device.type == "cuda":
+        torch.cuda.synchronize(module.device)
+    return held
+
+
+def held_for_backward(model: LanguageModel, batch: MicroBatch) -> int:
     """Bytes that a forward pass keeps for the backward pass, the parameters left out."""
-    weights = {p.untyped_storage().data_ptr() for p in module.language_model.parameters()}
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -86,14 +97,8 @@ def _held_by_a_forward_pass(trainer: lightning.Trainer, module: FineTuner, batch
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor.detach()  # itself, it would hold its own graph: a cycle that nothing frees
 
-    moved = MicroBatch(batch.input_ids.to(module.device), batch.response_mask.to(module.device))
-    with (
-        trainer.strategy.precision_plugin.forward_context(),
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-    ):
-        nll = module.language_model(moved)
-    if module.device.type == "cuda":
-        torch.cuda.synchronize(module.device)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        nll = model(batch)
     del nll
     return sum(kept.values())
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from forgetting.arguments import parse
+from forgetting.arguments import command_parser, parse
 from forgetting.errors import UserError
 
 if TYPE_CHECKING:
@@ -111,20 +111,26 @@ def _forms(options: Namespace) -> list[str]:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        exit_on_error=False,
-        prog="python -m forgetting table",
-        description="The table of a study, from the runs that are there; --run runs what is missing first.",
+    parser = command_parser(
+        "table",
+        "The table of a study, from the runs that are there; --run runs what is missing first.",
+        (
+            "table experiments/tables/table3.yaml",
+            "table mine.yaml --run --seeds 3 --output mine.md mine.tex",
+            "table experiments/tables/figure1a.yaml --output fig.svg",
+        ),
     )
-    add = parser.add_argument
-    add("study", type=str, help="its YAML file, such as experiments/tables/table3.yaml")
+    parser.add_argument("study", type=str, help="its YAML file, such as experiments/tables/table3.yaml")
+    add = parser.add_argument_group("what is run").add_argument
     add("--run", action="store_true", help="run what is missing, one job after the other, in this process")
     add("--seeds", type=str | None, help="of the runs: a number, or a list such as 0,5,7 (default: its own)")
     add("--config", type=str, action="append", help="a file laid over every run, such as configs/file-order.yaml")
-    add("--format", type=str | None, help="markdown, latex, csv or html; figures: svg or png too")
-    add("--output", type=str, nargs="+", help="files to write, the suffix giving the format (default: print)")
+    add("--protocol", type=str, default="corrected", help="of the evaluation: corrected, published or token_stop")
+    add = parser.add_argument_group("where").add_argument
     add("--runs", type=str, default="runs", help="folder of the runs")
     add("--corpora", type=str | None, help="folder of prepared corpora (default: the configuration's)")
     add("--corpus", type=str | None, help="folder of a prepared corpus (Table 1), as prepare prints it")
-    add("--protocol", type=str, default="corrected", help="of the evaluation: corrected, published or token_stop")
+    add = parser.add_argument_group("what is written").add_argument
+    add("--format", type=str | None, help="markdown, latex, csv or html; figures: svg or png too")
+    add("--output", type=str, nargs="+", help="files to write, the suffix giving the format (default: print)")
     return parser

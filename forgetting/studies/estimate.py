@@ -41,11 +41,16 @@ def paper_minutes(job: Job) -> float | None:
         name = objective["class_path"] if isinstance(objective, dict) else str(objective)
         unlearns = name.rsplit(".", 1)[-1] == "Forgetting"
         method = "forgetting" if unlearns else "ignoring" if needs_store(job.config) else "full"
-    full = FULL_MINUTES[backbone]
-    size = 1 if full >= FULL_MINUTES["meta-llama/Llama-3.1-8B"] else 0
     corpus = job.config["data"]["corpus"]
     scale = corpus["num_reference"] / 10_000 if job.stage == "reference" else corpus["num_train"] / 50_000
-    return MINUTES[method][size] / MINUTES["full"][size] * full * scale
+    return stage_minutes(backbone, method) * scale
+
+
+def stage_minutes(backbone: str, stage: str) -> float:
+    """Minutes of a stage of MINUTES on four L40S, with the paper's corpus, for a backbone of FULL_MINUTES."""
+    full = FULL_MINUTES[backbone]
+    size = 1 if full >= FULL_MINUTES["meta-llama/Llama-3.1-8B"] else 0
+    return MINUTES[stage][size] / MINUTES["full"][size] * full
 
 
 def measured_minutes(job: Job) -> float | None:

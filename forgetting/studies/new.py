@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
-from forgetting.arguments import parse
+from forgetting.arguments import command_parser, parse
 from forgetting.artifacts import complete_folder
 from forgetting.errors import UserError
 from forgetting.paths import EXPERIMENTS
@@ -163,10 +163,13 @@ def _folder(given: str | None, first: str) -> Path:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        exit_on_error=False,
-        prog="python -m forgetting new",
-        description="Print how files become examples, and write experiments on them and the study that compares these.",
+    parser = command_parser(
+        "new",
+        "Print how files become examples, and write experiments on them and the study that compares these.",
+        (
+            "new my.jsonl --model meta-llama/Llama-3.2-1B",
+            'new chats.csv --model ./model --prompt "{title}" --response "{reply}"',
+        ),
     )
     add = parser.add_argument
     add("files", type=str, nargs="+", help="JSON, JSON Lines, CSV, TSV or Parquet files, folders or patterns of them")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jsonargparse import ArgumentParser
 
-from forgetting.arguments import parse
+from forgetting.arguments import command_parser, parse
 from forgetting.errors import UserError
 from forgetting.run_folder import read_metrics
 from forgetting.studies.figures import save_figure
@@ -88,10 +88,14 @@ def plot_command(arguments: list[str]) -> None:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        exit_on_error=False, prog="python -m forgetting plot",
-        description="Curves of runs (nll of both sides, λ, gradient norm), and score histograms of stores.",
-    )  # fmt: skip
+    parser = command_parser(
+        "plot",
+        "Curves of runs (positive, negative and held-out nll, λ, gradient norm), and score histograms of stores.",
+        (
+            "plot runs/lab/full/seed-100 runs/lab/forgetting-token/seed-100 --output a.svg",
+            "plot runs/lab/reference/seed-100/scores --output scores.png",
+        ),
+    )
     add = parser.add_argument
     add("folders", type=str, nargs="+", help="folders of runs (with metrics.csv) and of score stores (…/scores)")
     add("--output", type=str, required=True, help="file to write, .svg or .png")
