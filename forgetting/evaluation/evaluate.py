@@ -65,11 +65,13 @@ def evaluate(
             f"The run {name} was trained on a base in 4 bits (model.four_bit), which needs a CUDA device; this is "
             f"{device}. On the base in 16 bits its numbers would be those of another model."
         )
-    refuse_unfit_weights(target.base, target.revision)
+    with silence(quiet or not is_terminal):
+        refuse_unfit_weights(target.base, target.revision)
     dtype = suite.dtype or target.dtype
     model_arguments = target.model_arguments(dtype, chat)
     description: dict[str, Any] = target.describe() | {"merged": merge, "four_bit": target.four_bit}
-    description["chat_tokenizer"] = target.chat_tokenizer() if chat else None
+    if chat:
+        description["chat_tokenizer"] = target.chat_tokenizer()
     with silence(quiet or not is_terminal):
         prepared = prepare_tasks(suite, model_arguments)
     path = results_path(output or target.folder, suite, chat)

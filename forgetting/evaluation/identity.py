@@ -39,7 +39,7 @@ def settings(suite: Suite, prepared: PreparedTask, target: dict[str, Any], argum
         **{key: value for key, value in arguments.items() if key not in NAMES},
         "merged": target["merged"],
         # Only where it is applied: prompts without a chat template are what they were before there was this setting.
-        **({"chat_tokenizer": target["chat_tokenizer"]} if target["chat_tokenizer"] else {}),
+        **({"chat_tokenizer": target["chat_tokenizer"]} if "chat_tokenizer" in target else {}),
         "seed": suite.seed,
         "batch_size": str(prepared.settings.batch_size or suite.batch_size),
         "device": torch.device(device).type,

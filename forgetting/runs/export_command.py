@@ -62,8 +62,8 @@ def _parser() -> ArgumentParser:
         "export",
         "Write a finished run's model as a folder, or its selection as one weight per token.",
         (
-            "export runs/mine/forgetting/seed-0 model --merge",
-            "export runs/mine/forgetting/seed-0 --token-weights weights.parquet",
+            "export runs/my/full/seed-0 model --merge",
+            "export runs/my/full/seed-0 --token-weights w.parquet",
         ),
     )
     add = parser.add_argument

@@ -55,8 +55,8 @@ def _parser() -> ArgumentParser:
         "generate",
         "Generate responses to the same prompts before (base model) and after training (with the adapter).",
         (
-            'generate runs/mine/forgetting/seed-0 --prompt "Name a prime number."',
-            "generate runs/mine/forgetting/seed-0 --prompts p.jsonl --output answers.jsonl",
+            "generate runs/my/forgetting/seed-0 --prompt Hello",
+            "generate runs/my/full/seed-0 --prompts p.txt --seed 1",
         ),
     )
     add = parser.add_argument

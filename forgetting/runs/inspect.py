@@ -12,7 +12,7 @@ from forgetting.method.store import ScoreStore
 if TYPE_CHECKING:
     from forgetting.method.data import ForgettingData
 
-USAGE = "python -m forgetting inspect --config EXPERIMENT [--KEY VALUE ...] [options]"
+USAGE = "python -m forgetting inspect --config EXPERIMENT [--KEY VALUE ...]"
 EXAMPLES = """\
 examples:
   python -m forgetting inspect --config experiments/lab/forgetting-token.yaml

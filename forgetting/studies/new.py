@@ -168,7 +168,7 @@ def _parser() -> ArgumentParser:
         "Print how files become examples, and write experiments on them and the study that compares these.",
         (
             "new my.jsonl --model meta-llama/Llama-3.2-1B",
-            'new chats.csv --model ./model --prompt "{title}" --response "{reply}"',
+            "new a.csv --model ./m --prompt {title} --response {reply}",
         ),
     )
     add = parser.add_argument

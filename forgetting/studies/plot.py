@@ -92,8 +92,8 @@ def _parser() -> ArgumentParser:
         "plot",
         "Curves of runs (positive, negative and held-out nll, λ, gradient norm), and score histograms of stores.",
         (
-            "plot runs/lab/full/seed-100 runs/lab/forgetting-token/seed-100 --output a.svg",
-            "plot runs/lab/reference/seed-100/scores --output scores.png",
+            "plot runs/lab/full/seed-100 --output curves.svg",
+            "plot runs/lab/reference/seed-100/scores --output a.png",
         ),
     )
     add = parser.add_argument
