@@ -1,4 +1,7 @@
-"""Hooks of the site (mkdocs.yml): README is its first page, and links out of docs/ become plain text."""
+"""Hooks of the site (mkdocs.yml): README is its first page, and links out of docs/ become plain text.
+
+A formula stays in LaTeX: what would render it is fetched from elsewhere.
+"""
 
 import re
 from pathlib import Path
@@ -8,6 +11,7 @@ from mkdocs.structure.files import File, Files
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|#|mailto:)([^)\s]+)\)")
+FORMULA = re.compile(r"^\$\$(.+)\$\$$", re.MULTILINE)
 ROOT_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md",
               "SECURITY.md": "security.md"}  # fmt: skip
 """Pages at the top of the repository, and their names on the site."""
@@ -33,7 +37,7 @@ def relinked(text: str, folder: Path) -> str:
         up = "../" * len(folder.relative_to(REPOSITORY / "docs").parts) if folder != REPOSITORY else ""
         return f"[{match[1]}]({up}{name}{'#' + anchor if anchor else ''})"
 
-    return LINK.sub(target, text)
+    return FORMULA.sub(r"```latex\n\1\n```", LINK.sub(target, text))
 
 
 def on_files(files: Files, config: Any) -> Files:
