@@ -16,10 +16,10 @@ lab: setup  ## the paper's comparison on a generated world: about five minutes o
 	$(BIN)/python -m forgetting lab
 
 test: setup  ## every test; no network, no GPU
-	$(BIN)/python -m pytest -n 4
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 quick: setup  ## the fast tests
-	$(BIN)/python -m pytest -n 4 -m 'not slow'
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not slow'
 
 check: format lint imports types test  ## all of CI
 

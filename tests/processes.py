@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -28,18 +28,22 @@ class Forked:
         arguments: Of the command line.
         folder: In which it runs.
         keep_output: Keep what it prints for `finish`, instead of printing it here.
+        program: Another one than ours, which takes the arguments.
         **variables: Of its environment, in which there are none of a launcher but these.
     """
 
     def __init__(
-        self, arguments: Sequence[str], folder: Path = Path(), keep_output: bool = False, **variables: str
-    ) -> None:
+        self, arguments: Sequence[str], folder: Path = Path(), keep_output: bool = False,
+        program: Callable[[list[str]], object] = main, **variables: str,
+    ) -> None:  # fmt: skip
         self._output = tempfile.TemporaryFile() if keep_output else None  # noqa: SIM115 - closed by finish
         self.pid = os.fork()
         if self.pid == 0:
-            self._run(list(arguments), folder, variables)
+            self._run(program, list(arguments), folder, variables)
 
-    def _run(self, arguments: list[str], folder: Path, variables: dict[str, str]) -> None:
+    def _run(
+        self, program: Callable[[list[str]], object], arguments: list[str], folder: Path, variables: dict[str, str]
+    ) -> None:
         status = 70
         try:
             if self._output is not None:
@@ -51,7 +55,7 @@ class Forked:
                 del os.environ[name]
             os.environ.update(variables)
             rank_zero_only.rank = int(variables.get("LOCAL_RANK", variables.get("SLURM_PROCID", 0)))  # as on import
-            main(arguments)
+            program(arguments)
             status = 0
         except SystemExit as error:
             status = int(error.code or 0)

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from evaluation_files import (
     write_local_tasks,
 )
 from lm_eval.tasks import TaskManager
+from processes import Forked
 from test_evaluation_run import write_run
 
 from forgetting.evaluation.command import evaluate_command
@@ -57,20 +56,29 @@ def write_overlays(folder: Path, files: dict[str, dict[str, str]]) -> Path:
             overlay |= {"validation_split": None} if "test" in data else {}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(overlay))
     published = {"include": str(OWN / "tydiqa_published_en.yaml"), "task": "tydiqa_published_en"}
-    published["dataset_kwargs"] = {"language": "english", "data_files": files["tydiqa_*"]}  # pyright: ignore
+    lists = {split: [file] for split, file in files["tydiqa_*"].items()}
+    published["dataset_kwargs"] = {"language": "english", "data_files": lists}  # pyright: ignore
     (folder / "tydiqa_published_en.yaml").write_text(yaml.safe_dump(published))
     return folder
 
 
+def harness(arguments: list[str]) -> None:
+    """The program `lm_eval`, but that it does not ask pip for a minute what is installed."""
+    import lm_eval.__main__
+    import lm_eval.evaluator
+
+    sys.argv = ["lm_eval", *arguments]
+    lm_eval.evaluator.add_env_info = lambda results: None
+    lm_eval.__main__.cli_evaluate()
+
+
 def command_line(model_args: str, tasks: list[str], include: Path, output: Path, batch_size: int) -> dict[str, Any]:
-    command = [
-        sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", model_args, "--tasks", ",".join(tasks),
-        "--include_path", str(include), "--batch_size", str(batch_size), "--seed", "42", "--device", "cpu",
-        "--output_path", str(output),
+    arguments = [
+        "--model", "hf", "--model_args", model_args, "--tasks", ",".join(tasks), "--include_path", str(include),
+        "--batch_size", str(batch_size), "--seed", "42", "--device", "cpu", "--output_path", str(output),
     ]  # fmt: skip
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    status, said = Forked(arguments, keep_output=True, program=harness).finish(500)
+    assert status == 0, said[-3000:]
     (file,) = output.rglob("results_*.json")
     return json.loads(file.read_text())["results"]
 

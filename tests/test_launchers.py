@@ -71,7 +71,7 @@ def test_two_ranks_terminated_in_the_middle_resume_to_the_bytes_of_an_uninterrup
     assert status != 0, said[-3000:]
     assert steps_in_checkpoint(RUN / "checkpoints/last.ckpt") == 5
     assert not (RUN / "adapter").exists()
-    status, said = launch(options)
+    status, said = started_by_a_launcher(options)
     assert status == 0, said[-3000:]
     assert "resuming from" in said
     assert said.count("trained in ") == 1  # the first rank alone says it

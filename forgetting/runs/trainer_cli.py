@@ -204,13 +204,13 @@ class TrainerCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ModuleNotFoundError as error:  # of what a logger or a strategy needs
+            raise UserError(f"A setting needs a package that is not installed: {error}") from error
+        except (TypeError, ValueError, OverflowError, RuntimeError, MisconfigurationException) as error:
             if "Neither `tensorboard` nor `tensorboardX`" in str(error):
                 raise UserError(
                     "TensorBoardLogger needs tensorboard, which is not installed: `pip install tensorboard`. Without "
                     "it every logged value is in the run's metrics.csv."
                 ) from error
-            raise UserError(f"A setting needs a package that is not installed: {error}") from error
-        except (TypeError, ValueError, OverflowError, RuntimeError, MisconfigurationException) as error:
             raise UserError(f"A setting cannot be used: {type(error).__name__}: {error}") from error
 
     def after_instantiate_classes(self) -> None:
