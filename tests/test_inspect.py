@@ -111,9 +111,12 @@ def at_own(page: dict[str, Any]) -> dict[str, int]:
 
 
 def test_a_reference_is_shown_as_a_method_would_select(inside: Path) -> None:
-    main(["inspect", "--config", REFERENCE, "--output", str(inside / "reference.html")])
-    (inside / "method.html").write_text(build_page(opened()[1], "tiny/reference", 2000))
-    assert (inside / "reference.html").read_bytes() == (inside / "method.html").read_bytes()
+    pages = {}
+    for name, file in (("tiny/reference", REFERENCE), ("tiny/forgetting", METHOD)):
+        main(["inspect", "--config", file, "--output", str(inside / "page.html")])
+        pages[name] = (inside / "page.html").read_text().replace(name, "the run")
+    assert pages["tiny/reference"] == pages["tiny/forgetting"]
+    assert "negative at ρ 0.7, by source: made" in pages["tiny/reference"]  # selection health
 
 
 @pytest.mark.parametrize("options", [

@@ -16,13 +16,14 @@ BUDGET = 4_500_000
 """Bytes of the examples on a page: fewer are shown where more do not fit."""
 
 
-def build_page(examples: Examples, title: str, num_examples: int) -> str:
+def build_page(examples: Examples, title: str, num_examples: int, health: str = "") -> str:
     """Make the page of D_train.
 
     Args:
         examples: D_train with its scores.
         title: Name of the run.
         num_examples: Examples to show at most.
+        health: Lines of selection health.
     """
     encoder = _Encoder(examples)
     shown = _fitting(examples, encoder, num_examples)
@@ -32,7 +33,14 @@ def build_page(examples: Examples, title: str, num_examples: int) -> str:
         files("forgetting.inspection").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js")
     )
     policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
-    parts = {"POLICY": policy, "TITLE": html.escape(title), "STYLE": style, "SCRIPT": script, "DATA": data}
+    parts = {
+        "POLICY": policy,
+        "TITLE": html.escape(title),
+        "HEALTH": html.escape(health),
+        "STYLE": style,
+        "SCRIPT": script,
+        "DATA": data,
+    }
     template = files("forgetting.inspection").joinpath("page.html").read_text("utf-8")
     pieces = template.split("{{")  # in one pass, so that what a part holds is never replaced
     return pieces[0] + "".join(parts[name] + rest for name, rest in (piece.split("}}", 1) for piece in pieces[1:]))

@@ -39,6 +39,7 @@ def inspect_command(arguments: list[str]) -> None:
     from forgetting.inspection.page import build_page
     from forgetting.inspection.rows import print_examples, write_rows
     from forgetting.model.backbone import load_tokenizer
+    from forgetting.runs.selection_health import other_stores, stored_health
 
     data, name = open_selection(rest)
     examples = Examples(data, load_tokenizer(data.backbone, data.revision))
@@ -49,7 +50,10 @@ def inspect_command(arguments: list[str]) -> None:
         print(f"{own.jsonl}: {min(own.examples or len(examples), len(examples)):,} rows")
     output = own.output or (None if own.terminal or own.jsonl else PAGE)
     if output:
-        page = build_page(examples, name, own.examples or 2000)
+        assert data.store_folder is not None, "it was opened"
+        store = Path(data.store_folder)
+        health = stored_health(data, data.selection.positive_fraction, other_stores(store))
+        page = build_page(examples, name, own.examples or 2000, "\n".join(health.lines()))
         write_text(output, page)
         print(f"{output}: {len(page.encode()):,} bytes")
 

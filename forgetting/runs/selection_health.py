@@ -9,22 +9,24 @@ from jaxtyping import Int64
 
 from forgetting.errors import UserError
 from forgetting.method.data import ForgettingData
-from forgetting.method.health import Health, Sources, selection_health
+from forgetting.method.health import POSITIVE_FRACTION, Health, Sources, selection_health
 from forgetting.method.store import ScoreStore, StoredSplit
 
 
-def stored_health(data: ForgettingData, positive_fraction: float, others: Iterable[Path] = ()) -> Health:
+def stored_health(data: ForgettingData, positive_fraction: object, others: Iterable[Path] = ()) -> Health:
     """Measure a complete store.
 
     Args:
         data: The corpus and the store's folder, set up.
-        positive_fraction: ρ.
+        positive_fraction: ρ, or what else an experiment has there: ρ is 0.7 then.
         others: Score stores of other references. Those that are incomplete, or of another corpus, are left out.
 
     Raises:
         UserError: The store is not complete.
     """
     assert data.store_folder is not None, "scores were written to a folder"
+    if not isinstance(positive_fraction, float) or not 0 < positive_fraction < 1:
+        positive_fraction = POSITIVE_FRACTION
     store = ScoreStore.open(data.store_folder)
     return selection_health(
         store.split("train"),

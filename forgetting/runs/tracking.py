@@ -1,5 +1,6 @@
 """What Weights & Biases shows of a run besides its curves: its inputs, its selection, a table of tokens, its cost."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,18 +84,19 @@ class WandbRecord(Callback):
             self.logger._experiment = None
 
 
-def log_scores(settings: dict[str, Any], run: Run, store: Path, artifacts: bool) -> None:
-    """Add to a reference's run at Weights & Biases what scoring took, and the manifest of its store.
+def log_scores(settings: dict[str, Any], run: Run, store: Path, figures: Mapping[str, float], artifacts: bool) -> None:
+    """Add to a reference's run at Weights & Biases what scoring took, selection health, and the manifest of its store.
 
     Args:
         settings: `run.wandb`.
         run: The reference's.
         store: Its score store, complete.
+        figures: Of selection health, by name.
         artifacts: Upload the manifest.
     """
     with wandb_run(wandb_options(settings, run.folder, run.id, run.seed)) as logged:
         logged.config.update(recorded_config(run.folder), allow_val_change=True)
-        logged.summary.update(cost_summary(run.folder))
+        logged.summary.update({**cost_summary(run.folder), **figures})
         if artifacts:
             identity = read_json(store / "manifest.json", dict, ["identity"])["identity"]
             logged.log_artifact(_artifact("scores", "scores", run, store / "manifest.json", identity))

@@ -20,7 +20,6 @@ from forgetting.artifacts import write_json
 from forgetting.errors import UserError
 from forgetting.lock import locked
 from forgetting.method.data import ForgettingData
-from forgetting.method.health import POSITIVE_FRACTION
 from forgetting.method.module import FineTuner
 from forgetting.method.objectives import MeanNLL  # objectives can then be named without their module
 from forgetting.model.adapter_folder import refuse_damaged_adapter
@@ -275,13 +274,14 @@ class TrainerCLI(LightningCLI):
         self.trainer.score(model, datamodule=datamodule, **options)
         if self.trainer.is_global_zero:
             settings = self.config["score"].run
+            fraction = self.config["score"].data.positive_fraction  # as a rule that of its methods
+            health = stored_health(datamodule, fraction, other_stores(self.run.scores))
             if settings.wandb is not None:
                 assert datamodule.store_folder is not None
-                log_scores(settings.wandb, self.run, datamodule.store_folder, settings.wandb_artifacts)
+                figures = health.scalars()
+                log_scores(settings.wandb, self.run, datamodule.store_folder, figures, settings.wandb_artifacts)
             print(f"scores in {datamodule.store_folder}")
-            fraction = self.config["score"].data.positive_fraction  # as a rule that of its methods
-            fraction = fraction if isinstance(fraction, float) and 0 < fraction < 1 else POSITIVE_FRACTION
-            print("\n".join(stored_health(datamodule, fraction, other_stores(self.run.scores)).lines()))
+            print("\n".join(health.lines()))
             for reader in sorted(self.naming.files[0].parent.glob("forgetting*.yaml"))[:1]:
                 print(f"next: {self.naming.command_beside('fit', reader)}")
 
