@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 
 from forgetting.method.health import (
     FEW_FIRST_TOKENS,
+    LOW_CORRELATION,
     Group,
     Health,
     MeanLoss,
@@ -99,6 +100,13 @@ def test_a_reference_that_lowers_no_held_out_nll_is_named(tmp_path):
     assert "of D_train" in unknown.warnings[0]
 
 
+@pytest.mark.parametrize(("correlation", "warns"), [(0.025, True), (0.027, False), (None, False)])
+def test_a_score_that_hardly_follows_the_base_is_named(correlation, warns):
+    losses, groups = MeanLoss(1000, 2.0, 1.0), (Group("1", 100, 30),)
+    made = Health(0.7, losses, None, 0.6, correlation, by_source=groups, by_position=groups)
+    assert [w.startswith("Q hardly follows nll_base") for w in made.warnings] == [True] * warns
+
+
 @pytest.mark.parametrize(("first", "warns"), [(12, True), (13, False)])
 def test_first_tokens_that_are_hardly_ever_negative_are_named(first, warns):
     losses = MeanLoss(1000, 2.0, 1.0)
@@ -175,4 +183,5 @@ def test_the_page_shows_the_study_as_its_results_have_it():
     records = json.loads((repository / "docs/results/health.json").read_text())
     assert study["tables"](records) in (repository / "docs/health.md").read_text()
     choosing = [record for record in records if record["seed"] in study["CHOOSING"]]
+    assert round(study["LOW_CORRELATION"].chosen(choosing), 3) == LOW_CORRELATION
     assert round(study["FIRST_TOKENS"].chosen(choosing) / study["EXPECTED"], 2) == FEW_FIRST_TOKENS

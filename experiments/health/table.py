@@ -88,6 +88,7 @@ def _largest_share(world: Record) -> float:
 
 
 SOURCE, FIRST = "negative_fraction/source/", "negative_fraction/position/1"
+LOW_CORRELATION = Candidate("correlation of Q with nll_base", figure("base_correlation"), "below")
 FIRST_TOKENS = Candidate("negative fraction of first tokens", figure(FIRST), "below")
 CANDIDATES = (
     Candidate("held-out nll fell by (nats)", figure("nll_reduction"), "below", 0.0),
@@ -95,7 +96,7 @@ CANDIDATES = (
     Candidate("fraction with Q > 0", figure("positive_score_fraction"), "below"),
     Candidate("fraction with Q > 0", figure("positive_score_fraction"), "above"),
     Candidate("correlation of Q with nll_base", figure("base_correlation"), "above"),
-    Candidate("correlation of Q with nll_base", figure("base_correlation"), "below"),
+    LOW_CORRELATION,
     Candidate("negative fraction of the source with the highest", of_group(SOURCE, max), "above"),
     Candidate("a source's share of the negatives, less its share of the tokens", _largest_share, "above"),
     Candidate("negative fraction of first tokens", figure(FIRST), "above"),

@@ -31,6 +31,9 @@ POSITIVE_FRACTION = 0.7
 FEW_FIRST_TOKENS = 0.41
 """Of 1 − ρ: where a smaller fraction of first tokens is negative, selection failed in the study of docs/health.md."""
 
+LOW_CORRELATION = 0.026
+"""Of Q with nll_base: below it selection failed in that study, and D_ref was noisier than D_train."""
+
 
 @dataclass(frozen=True)
 class MeanLoss:
@@ -115,6 +118,11 @@ class Health:
             warnings.append(
                 f"of the first tokens of responses {first:.1%} are negative, of all tokens {expected:.1%}: Q may rank "
                 "the form of responses, in which the corpus differs from what the base expects, and not their noise."
+            )
+        if self.base_correlation is not None and self.base_correlation < LOW_CORRELATION:
+            warnings.append(
+                f"Q hardly follows nll_base (correlation {self.base_correlation:.2f}): the reference did not learn what"
+                " the base knows least. Is D_ref as clean as D_train, and large enough?"
             )
         return warnings
 
