@@ -54,7 +54,8 @@ def evaluate(
         UserError: Something is missing (before the model is loaded), or a task failed (after everything was written).
     """
     start = time.perf_counter()
-    is_terminal = sys.stderr.isatty()
+    as_lines = not quiet and not sys.stderr.isatty()  # what a bar would show
+    quiet = quiet or as_lines
     device = usable_device(device)
     target = find_target(name, revision)
     if merge and (target.adapter is None or target.four_bit):
@@ -65,14 +66,14 @@ def evaluate(
             f"The run {name} was trained on a base in 4 bits (model.four_bit), which needs a CUDA device; this is "
             f"{device}. On the base in 16 bits its numbers would be those of another model."
         )
-    with silence(quiet or not is_terminal):
+    with silence(quiet):
         refuse_unfit_weights(target.base, target.revision)
     dtype = suite.dtype or target.dtype
     model_arguments = target.model_arguments(dtype, chat)
     description: dict[str, Any] = target.describe() | {"merged": merge, "four_bit": target.four_bit}
     if chat:
         description["chat_tokenizer"] = target.chat_tokenizer()
-    with silence(quiet or not is_terminal):
+    with silence(quiet):
         prepared = prepare_tasks(suite, model_arguments)
     path = results_path(output or target.folder, suite, chat)
     refuse_another_suite(path, suite)
@@ -94,11 +95,11 @@ def evaluate(
                 print(f"{label}: {_summary(task, known)} (kept)", flush=True)
             continue
         if model is None or loaded is None:
-            with silence(quiet or not is_terminal):
+            with silence(quiet):
                 model, loaded = load_model(model_arguments, suite, device, merge)
         try:
-            bars = None if quiet or not first else BarAsLines(label)
-            outcome = run_task(model, loaded, task, suite, used[task.name], quiet or not is_terminal, chat, bars)
+            bars = BarAsLines(label) if as_lines and first else None
+            outcome = run_task(model, loaded, task, suite, used[task.name], quiet, chat, bars)
         except Exception as error:
             if model.world_size > 1:  # the other processes wait for this one: stop them all
                 raise

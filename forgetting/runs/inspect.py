@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from forgetting.arguments import base_files, parse, refuse_no_experiment
+from forgetting.arguments import refuse_no_experiment
 from forgetting.artifacts import write_text
 from forgetting.errors import UserError
 from forgetting.method.store import ScoreStore
@@ -64,34 +64,24 @@ def open_selection(arguments: list[str]) -> tuple["ForgettingData", str]:
     Raises:
         UserError: A key is wrong, nothing is selected, or the score store is missing or another experiment's.
     """
-    from jsonargparse import capture_parser
+    from forgetting.method.health import POSITIVE_FRACTION
+    from forgetting.runs.parsed import ParsedExperiment
 
-    from forgetting.method.data import ForgettingData
-    from forgetting.runs.naming import Naming
-    from forgetting.runs.run import Run
-    from forgetting.runs.trainer_cli import TrainerCLI
-
-    command = ["fit", *arguments]
-    parser = capture_parser(lambda: TrainerCLI(command, base_files(arguments)))
-    config = parse(parser, command)
-    naming, settings = Naming(command), config["fit"]
-    if naming.is_reference:  # it has no selection of its own: it is shown as a method would select
-        settings.data.split = "train"
-        if settings.data.positive_fraction == "all":
-            settings.data.positive_fraction = 0.7
-    reference = Run(naming.reference_id, settings.data.reference_seed, {}, Path(settings.run.root))
-    settings.data.store = settings.data.store or reference.scores
-    data = parser.instantiate_classes(config)["fit"]["data"]
-    assert isinstance(data, ForgettingData)
+    parsed = ParsedExperiment(arguments)
+    settings = parsed.settings.data
+    if parsed.naming.is_reference:  # it has no selection of its own: it is shown as a method would select
+        settings.split = "train"
+        if settings.positive_fraction == "all":
+            settings.positive_fraction = POSITIVE_FRACTION
+    _, data = parsed.instantiate_with_store()
     if not data.selects:
         raise UserError('data.positive_fraction is "all", so nothing is selected; give ρ, such as 0.7.')
-    data.score_command = naming.command_for_reference("score")
     try:
-        ScoreStore.open(Path(settings.data.store))  # before a corpus is made, which may take long
+        ScoreStore.open(Path(settings.store))  # before a corpus is made, which may take long
     except UserError as error:
         raise UserError(f"{error} Make it with\n  {data.score_command}") from None
     data.setup("validate")
-    return data, naming.run_id
+    return data, parsed.naming.run_id
 
 
 class _Parser(argparse.ArgumentParser):

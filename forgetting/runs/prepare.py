@@ -1,21 +1,15 @@
 from typing import Any
 
-from forgetting.arguments import base_files, parse, refuse_no_experiment
-from forgetting.method.data import ForgettingData
+from forgetting.arguments import refuse_no_experiment
 
 
 def prepare_command(arguments: list[str]) -> None:
     """Make the corpus and its tokens, as `fit` would, and say what is in it."""
-    from jsonargparse import capture_parser
+    from forgetting.runs.parsed import ParsedExperiment
 
-    from forgetting.runs.trainer_cli import TrainerCLI
-
-    # The same parser as fit's: any experiment, overlay and override that fit takes.
-    parser = capture_parser(lambda: TrainerCLI(["fit", *arguments], base_files(arguments)))
-    config = parse(parser, ["fit", *arguments])
+    parsed = ParsedExperiment(arguments)
     refuse_no_experiment("prepare", arguments)
-    data = parser.instantiate_classes(config)["fit"]["data"]
-    assert isinstance(data, ForgettingData)
+    _, data = parsed.instantiate()
     corpus, tokens = data.open_corpus()
     print(f"corpus {corpus.folder} ({corpus.content_hash[:12]})\ntokens {tokens.folder} ({tokens.content_hash[:12]})\n")
     print(corpus_table(corpus.manifest))

@@ -1,6 +1,5 @@
 """What a finished run's folder says about it: for its model card, and for the commands that use its adapter."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from forgetting.arguments import read_yaml
 from forgetting.artifacts import read_json
 from forgetting.errors import UserError
+from forgetting.run_folder import read_metrics
 
 INPUTS = ("corpus", "tokens", "tokenizer", "store", "scores", "reference")
 """Inputs of a run that are named by a hash, the base model apart."""
@@ -65,16 +65,9 @@ def read_run(folder: Path) -> RunFacts:
     settings = read_yaml(folder / "fit.yaml")
     if not all(isinstance(settings.get(key), dict) for key in ("model", "data", "trainer")):
         raise UserError(f"{folder / 'fit.yaml'} lacks model, data or trainer: it is damaged. {remedy}")
-    rows = _rows(folder / "metrics.csv")
+    rows = read_metrics(folder / "metrics.csv")
     steps = max((int(row["step"]) + 1 for row in rows), default=None)
     return RunFacts(folder, provenance, settings, _held_out(rows), steps)
-
-
-def _rows(file: Path) -> list[dict[str, str]]:
-    if not file.is_file():
-        return []
-    with file.open(newline="", encoding="utf-8") as lines:
-        return [row for row in csv.DictReader(lines) if (row.get("step") or "").isdigit()]
 
 
 def _held_out(rows: list[dict[str, str]]) -> dict[str, float]:

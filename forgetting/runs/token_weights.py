@@ -17,13 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from forgetting.arguments import base_files, parse
 from forgetting.artifacts import complete_or_absent, read_json
 from forgetting.errors import UserError
 from forgetting.method.data import ForgettingData
 from forgetting.method.masks import Masks
 from forgetting.method.module import FineTuner
 from forgetting.method.objectives import Forgetting, MeanNLL, Objective, Step
+from forgetting.runs.parsed import ParsedExperiment
 from forgetting.runs.provenance import all_inputs
 from forgetting.runs.refusals import refuse_settings
 from forgetting.runs.run import Run
@@ -117,28 +117,13 @@ def open_experiment(source: Path) -> Experiment:
     Raises:
         UserError: As `fit` would, before its first step; or a finished run was made from something else.
     """
-    from jsonargparse import capture_parser
-
-    from forgetting.runs.naming import Naming
-    from forgetting.runs.trainer_cli import TrainerCLI
-
-    arguments = ["--config", str(_configuration(source))]
-    parser = capture_parser(lambda: TrainerCLI(["fit", *arguments], base_files(arguments)))
-    config = parse(parser, ["fit", *arguments])
-    settings, naming = config.fit, Naming(["fit", *arguments])
+    parsed = ParsedExperiment(["--config", str(_configuration(source))])
+    settings = parsed.settings
     refuse_settings(settings.as_dict(), "fit")
-    root = Path(settings.run.root)
-    if settings.data.store is None:
-        settings.data.store = Run(naming.reference_id, settings.data.reference_seed, {}, root).scores
-    made = parser.instantiate_classes(config)["fit"]
-    data, module = made["data"], made["model"]
-    assert isinstance(data, ForgettingData)
-    assert isinstance(module, FineTuner)
-    data.score_command = naming.command_for_reference("score")
+    module, data = parsed.instantiate_with_store()
     data.setup("fit")
-    run = Run(naming.run_id, settings.model.seed, {}, root)
-    total = _total_steps(settings.trainer, -(-len(data.tokens.split(data.train_split)) // data.batch_size))
-    experiment = Experiment(run, data, module, total)
+    run = Run(parsed.naming.run_id, settings.model.seed, {}, parsed.root)
+    experiment = Experiment(run, data, module, _total_steps(settings.trainer, _steps_per_epoch(data)))
     if source.is_dir():
         _refuse_other_inputs(source, experiment)
     return experiment
@@ -157,6 +142,10 @@ def _configuration(source: Path) -> Path:
             "experiment's YAML file."
         )
     return source / "fit.yaml"
+
+
+def _steps_per_epoch(data: ForgettingData) -> int:
+    return -(-len(data.tokens.split(data.train_split)) // data.batch_size)
 
 
 def _total_steps(trainer: Any, per_epoch: int) -> int:
@@ -227,7 +216,7 @@ def _metadata(experiment: Experiment, strength: float) -> dict[str, Any]:
         "coefficients": [0.0 if forgetting is None else forgetting.coefficient(step) for step in steps],
         "order": {
             "rule": ORDER[data.shuffle], "seed": data.seed if data.shuffle else None, "batch_size": data.batch_size,
-            "num_examples": len(split), "steps_per_epoch": -(-len(split) // data.batch_size), "total_steps": total,
+            "num_examples": len(split), "steps_per_epoch": _steps_per_epoch(data), "total_steps": total,
         },
         "optimizer": {
             "name": "AdamW", "learning_rate": module.learning_rate, "warmup_fraction": module.warmup_fraction,

@@ -158,13 +158,13 @@ def read_histogram(folder: Path, name: str, positive_fraction: float) -> Histogr
     """
     from forgetting.method.masks import ScoredSplit
     from forgetting.method.scores import LossReduction, score_histogram
-    from forgetting.method.selection import threshold_of_top
+    from forgetting.method.selection import Selection, find_thresholds
     from forgetting.method.store import ScoreStore
 
     scored = ScoredSplit(ScoreStore.open(folder).split("train"), LossReduction())
     counts, edges = score_histogram(scored.chunks)
-    threshold = threshold_of_top(scored.chunks, round(positive_fraction * scored.stored.num_tokens))
-    return Histogram(name, counts, edges, threshold.value, positive_fraction)
+    threshold = find_thresholds(scored.chunks, scored.stored.num_tokens, Selection(positive_fraction)).positive
+    return Histogram(name, counts, edges, float(threshold.value), positive_fraction)
 
 
 def draw_panels(pyplot: Any, curves: list[Curves], histograms: list[Histogram]) -> Any:
