@@ -16,6 +16,7 @@ from small_experiment import METHOD, REFERENCE, RUN, STEPS, adapter_bytes, metri
 from forgetting.cli import main
 from forgetting.errors import UserError
 from forgetting.method.steps import StepSampler
+from forgetting.method.store import ScoreStore
 from forgetting.runs.checkpoints import load_checkpoint, steps_in_checkpoint
 from forgetting.runs.records import RunRecord
 
@@ -213,6 +214,24 @@ def test_a_resumed_run_is_the_same_run_at_weights_and_biases(work, whole, monkey
     assert [
         file for file in (RUN / "wandb").rglob("*") if file.is_file() and secret.encode() in file.read_bytes()
     ] == []
+
+
+def test_scores_add_their_health_and_manifest_to_the_references_run(scored_work, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logged = ["--run.wandb={project: mine}", "--run.wandb_artifacts=true"]
+    reference = Path("runs/tiny/reference/seed-0")
+    shutil.rmtree(reference)
+    main(["fit", "--config", REFERENCE, *logged])
+    main(["score", "--config", REFERENCE, *logged])
+    trained, scored = wandb_files.offline_parts(reference)
+    assert wandb_files.description(trained).run_id == wandb_files.description(scored).run_id
+    shown = wandb_files.summary(scored)
+    store = ScoreStore.open(reference / "scores").split("train")
+    score = store.column("nll_base") - store.column("nll_reference")
+    assert shown["health/positive_score_fraction"] == pytest.approx((score > 0).mean())
+    assert shown["cost/score/seconds"] > 0
+    (artifact,) = [artifact for artifact in wandb_files.artifacts(scored) if artifact.type == "scores"]
+    assert [entry.path for entry in artifact.manifest.contents] == ["manifest.json"]
 
 
 def test_the_held_out_nll_is_logged_before_the_first_step_and_moves_nothing(work, whole):
