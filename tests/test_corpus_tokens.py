@@ -2,7 +2,6 @@ import json
 import os
 import pickle
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,11 +107,6 @@ def test_reading_is_a_view_of_the_mapped_file(corpus: Corpus, tiny_tokenizer: Pr
     tensor[1] = 0
     fresh = tokenize_corpus(corpus, tiny_tokenizer, "tulu", 2048).split("train")
     assert fresh.input_ids(3)[1] == before  # the file cannot be changed through it
-    start = time.perf_counter()
-    for _ in range(100):
-        for i in range(70):
-            fresh._input_ids[fresh._offsets[i] : fresh._offsets[i + 1]]
-    assert (time.perf_counter() - start) / 7000 < 1e-4
 
 
 def test_a_split_travels_to_another_process_by_name(corpus: Corpus, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
