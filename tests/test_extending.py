@@ -16,7 +16,8 @@ from torch.nn.functional import logsigmoid
 from forgetting.cli import main
 from forgetting.errors import UserError
 from forgetting.method.masks import ScoredSplit
-from forgetting.method.objectives import Objective, ResponseTokens, Step
+from forgetting.method.objectives import Objective
+from forgetting.method.response_tokens import ResponseTokens, Step
 from forgetting.method.steps import StepDataset
 from forgetting.method.store import ScoreStore
 

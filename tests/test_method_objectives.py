@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from forgetting.errors import UserError
-from forgetting.method.objectives import Forgetting, MeanNLL, ResponseTokens, Step, dual_loss, scheduled_coefficient
+from forgetting.method.objectives import Forgetting, MeanNLL, dual_loss, scheduled_coefficient
+from forgetting.method.response_tokens import ResponseTokens, Step
 
 NLL = torch.tensor([1.0, 2.0, 4.0, 8.0], dtype=torch.float64)
 POSITIVE = torch.tensor([True, True, False, False])

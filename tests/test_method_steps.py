@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from forgetting.method.objectives import Forgetting, MeanNLL, Objective, Step
+from forgetting.method.objectives import Forgetting, MeanNLL, Objective
+from forgetting.method.response_tokens import Step
 from forgetting.method.steps import StepDataset, StepSampler, distribute
 from forgetting.model.language_model import LanguageModel
 from forgetting.model.lora import Lora, add_lora

@@ -16,15 +16,19 @@ from transformers import get_linear_schedule_with_warmup
 
 from forgetting.errors import UserError
 from forgetting.method.held_out import HeldOutBatch
-from forgetting.method.objectives import Objective, Step, StepSums
+from forgetting.method.objectives import Objective
+from forgetting.method.response_tokens import ResponseTokens, Step, StepSums
 from forgetting.method.scoring import ShardScores, ShardWork, score_shard
-from forgetting.method.steps import OptimizerStep
+from forgetting.method.steps import LabeledBatch, OptimizerStep
 from forgetting.model.adapter_folder import adapter_hash
 from forgetting.model.backbone import load_backbone
 from forgetting.model.dtypes import DType
 from forgetting.model.language_model import LanguageModel
 from forgetting.model.lora import Lora, add_lora, load_lora, unmatched_targets
 from forgetting.model.sharding import shard_model
+
+NUM_SUMS = 5
+"""How many sums a step has, those of the objective apart (`_sums`)."""
 
 OBJECTIVE = "objective."
 """How the names of an objective's parameters and buffers begin."""
@@ -144,7 +148,7 @@ class FineTuner(LightningModule):
     @property
     def columns(self) -> tuple[str, ...]:
         """Stored columns that the objective reads."""
-        return self.objective.columns
+        return tuple(c for c in self.objective.columns if not (c == "nll_base" and self.objective.computes_base))
 
     def made_with(self) -> dict[str, Any]:
         """What scores by this model depend on, the base model apart."""
@@ -184,15 +188,15 @@ class FineTuner(LightningModule):
         counts = Step(number, self.total_steps, step.num_positive, step.num_negative)
         metrics = self.objective.metrics(counts)  # as they are in this step; `after_step` may change them
         optimizer.zero_grad()
-        sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, Σ nll of the positive, of the negative
+        parts: list[Tensor] = []
         for place, batch in enumerate(step.micro_batches, start=1):
             with nullcontext() if place == len(step.micro_batches) else self._without_gradient_sync():
-                tokens = batch.tokens(self.language_model(batch.inputs))
+                tokens = self.objective.select(self.response_tokens(batch), counts)
                 share = self.objective(tokens, counts)
                 # Strategies average gradients over ranks; the shares are to be summed.
                 self.manual_backward(share * self.trainer.world_size)
-            nll = tokens.nll.detach()
-            sums += torch.stack([share.detach(), nll[batch.positive_mask].sum(), nll[batch.negative_mask].sum()])
+            parts.append(torch.cat([_sums(share, tokens), self.objective.statistics(tokens)]))
+        sums = torch.stack(parts).sum(0)
         norm, rate = self._clip_gradient(), float(optimizer.param_groups[0]["lr"])
         if not torch.isfinite(norm):  # the same on every rank, since gradients are averaged over them
             raise UserError(
@@ -206,11 +210,21 @@ class FineTuner(LightningModule):
         if observes or logs:
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         if observes:
-            self.objective.after_step(StepSums(counts, *sums.tolist()))
+            loss, positive, negative = sums[:3].tolist()
+            news = self.objective.after_step(StepSums(counts, loss, positive, negative, sums[NUM_SUMS:]))
+            if news is not None:
+                self.print(news)
         seconds = self._seconds_since_last_step()
         if logs:
             speed = {} if seconds is None else {"tokens_per_second": step.num_tokens / seconds}
-            self._log_step(counts, sums, {**metrics, "learning_rate": rate, "gradient_norm": float(norm), **speed})
+            self._log_step(number, sums, {**metrics, "learning_rate": rate, "gradient_norm": float(norm), **speed})
+
+    def response_tokens(self, batch: LabeledBatch) -> ResponseTokens:
+        """The response tokens of a micro-batch under the model, with the columns that the objective reads."""
+        columns = dict(batch.columns)
+        if self.objective.computes_base:
+            columns["nll_base"] = self.language_model.base_nll(batch.inputs)
+        return batch.tokens(self.language_model(batch.inputs), columns)
 
     def _seed_dropout(self, step: int) -> None:
         """Dropout's draws follow from run seed, step and rank, so that a resumed run draws what it would have drawn."""
@@ -237,18 +251,18 @@ class FineTuner(LightningModule):
         self._last_step_end = now
         return None if before is None else now - before
 
-    def _log_step(self, step: Step, sums: Tensor, values: dict[str, float]) -> None:
+    def _log_step(self, number: int, sums: Tensor, values: dict[str, float]) -> None:
         """Write a step's row: its loss and means, the objective's own metrics, what else is known."""
-        loss, positive, negative = sums.tolist()
+        loss, positive, negative, num_positive, num_negative = sums[:NUM_SUMS].tolist()
         row = {"train/loss": loss, **{f"train/{name}": value for name, value in values.items()}}
-        if step.num_positive:
-            row["train/nll_positive"] = positive / step.num_positive
-        if step.num_negative:
-            row["train/nll_negative"] = negative / step.num_negative
+        if num_positive:
+            row["train/nll_positive"] = positive / num_positive
+        if num_negative:
+            row["train/nll_negative"] = negative / num_negative
         # Logged here and not by Lightning, which does it after the checkpoint of this step is written: a run resumed
         # from there would lack the row. It stays among the metrics that callbacks can monitor.
         for logger in self.loggers if self.trainer.is_global_zero else ():
-            logger.log_metrics(row, step=step.number)
+            logger.log_metrics(row, step=number)
         self.log_dict({name: torch.tensor(value) for name, value in row.items()}, logger=False)
         shown = {short: row[name] for name, short in SHOWN.items() if name in row}
         self.log_dict(shown, prog_bar=True, logger=False)
@@ -299,6 +313,14 @@ class FineTuner(LightningModule):
                 f"The checkpoint holds {len(left)} tensors where this run has {len(here)} (differing in "
                 f"{sorted(left ^ here)[:3]}): it belongs to another base model, objective or other LoRA settings."
             )
+
+
+def _sums(share: Tensor, tokens: ResponseTokens) -> Tensor:
+    """NUM_SUMS numbers of a micro-batch that are added up over a step: loss, nll and count of each side, in float64."""
+    nll = tokens.nll.detach().double()
+    sides = tokens.positive_mask, tokens.negative_mask
+    sums = [share.detach().double(), *(nll[mask].sum() for mask in sides), *(mask.sum().double() for mask in sides)]
+    return torch.stack(sums)
 
 
 def _refuse_out_of_range(

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from forgetting.method.masks import Masks
-from forgetting.method.objectives import ResponseTokens
+from forgetting.method.response_tokens import ResponseTokens
 from forgetting.method.store import StoredSplit
 from forgetting.model.batch import MicroBatch, batch_by_tokens, pad
 
@@ -47,11 +47,15 @@ class LabeledBatch:
     columns: dict[str, Float[Tensor, " tokens"]]
     """Stored columns that the objective asks for."""
 
-    def tokens(self, nll: Float[Tensor, " tokens"]) -> ResponseTokens:
-        """The response tokens with their nll, as an objective sees them."""
+    def tokens(
+        self, nll: Float[Tensor, " tokens"], columns: dict[str, Float[Tensor, " tokens"]] | None = None
+    ) -> ResponseTokens:
+        """The response tokens with their nll, as an objective sees them; with other columns if they are given."""
         counts = self.inputs.response_mask.sum(1)
         example = torch.arange(len(counts), device=nll.device).repeat_interleave(counts, output_size=len(nll))
-        return ResponseTokens(nll, self.positive_mask, self.negative_mask, example, self.columns)
+        return ResponseTokens(
+            nll, self.positive_mask, self.negative_mask, example, self.columns if columns is None else columns
+        )
 
 
 @dataclass

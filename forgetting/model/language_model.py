@@ -65,6 +65,16 @@ class LanguageModel(nn.Module):
         with self.model.disable_adapter():
             yield
 
+    @torch.no_grad()
+    def base_nll(self, batch: MicroBatch) -> Float[Tensor, " tokens"]:
+        """The base model's nll, as `forward` gives it: the adapter left out, and nothing dropped out."""
+        was_training = self.training
+        self.eval()
+        with self.adapter_off():
+            nll: Tensor = self(batch)
+        self.train(was_training)
+        return nll
+
     def _check_head(self) -> None:
         """Try the model on four tokens, so that no family is silently wrong. The model stays as it was."""
         device = next(self.model.parameters()).device

@@ -22,7 +22,9 @@ from forgetting.errors import UserError
 from forgetting.method.data import ForgettingData
 from forgetting.method.masks import Masks
 from forgetting.method.module import FineTuner
-from forgetting.method.objectives import Forgetting, MeanNLL, Objective, Step
+from forgetting.method.objectives import Forgetting, MeanNLL, Objective
+from forgetting.method.response_tokens import Step
+from forgetting.method.terms import Plain
 from forgetting.runs.parsed import ParsedExperiment
 from forgetting.runs.provenance import all_inputs
 from forgetting.runs.refusals import refuse_settings
@@ -188,14 +190,14 @@ def _strength(objective: Objective) -> float:
     Raises:
         UserError: The objective is not a weighted mean of nll.
     """
-    if type(objective) is MeanNLL:
+    if type(objective) is MeanNLL and objective.positive == Plain():
         return 0.0
-    if type(objective) is Forgetting:
+    if type(objective) is Forgetting and objective.positive == objective.negative == Plain():
         return objective.t_max
     raise UserError(
         f"The objective {type(objective).__name__} is no weighted mean of nll that is known here (MeanNLL and "
-        "Forgetting are): weights per token cannot say it. Use the objective itself in a trainer of yours "
-        "(docs/extending.md), or export the selection with --token-weights of an experiment with Forgetting."
+        "Forgetting with their own terms are): weights per token cannot say it. Use the objective itself in a trainer "
+        "of yours (docs/extending.md), or export the selection with --token-weights of an experiment with Forgetting."
     )
 
 

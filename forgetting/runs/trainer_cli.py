@@ -19,9 +19,10 @@ from forgetting.arguments import base_files, is_path_of_base, parse, refuse_no_e
 from forgetting.artifacts import write_json
 from forgetting.errors import UserError
 from forgetting.lock import locked
+from forgetting.method import online, terms  # noqa: F401 - what is in them can then be named without its module
 from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
-from forgetting.method.objectives import MeanNLL  # objectives can then be named without their module
+from forgetting.method.objectives import MeanNLL
 from forgetting.model.adapter_folder import refuse_damaged_adapter
 from forgetting.paths import CONFIGS
 from forgetting.progress import duration
@@ -220,6 +221,17 @@ class TrainerCLI(LightningCLI):
                 f'{type(objective).__name__} needs negative tokens, but data.positive_fraction is "all": set it to ρ, '
                 "such as 0.7, or choose MeanNLL."
             )
+        if data.train_split == "train" and objective.selects:
+            if data.selects:
+                raise UserError(
+                    f"{type(objective).__name__} selects tokens by itself, by its own positive_fraction: set "
+                    f"data.positive_fraction to all instead of {data.selection.positive_fraction}."
+                )
+            if self.trainer.max_epochs != 1:
+                raise UserError(
+                    f"{type(objective).__name__} scores each batch before the model has learned from it, which is so "
+                    f"in the first epoch alone: set trainer.max_epochs to 1 instead of {self.trainer.max_epochs}."
+                )
         self.datamodule.score_command = self.naming.command_for_reference("score")
 
     def fit(self, model: FineTuner, datamodule: ForgettingData, ckpt_path: str | None = None, **options: Any) -> None:

@@ -78,11 +78,25 @@ class Job:
 
 
 def needs_store(config: dict[str, Any]) -> bool:
-    """Whether a run reads the scores: it selects tokens, or a user's own objective may read them."""
+    """Whether a run reads the scores: it selects tokens, or an objective or a term reads them (a user's own may)."""
     objective = config["model"]["objective"]
-    name = objective["class_path"] if isinstance(objective, dict) else str(objective)
-    is_own = "." in name and not name.startswith("forgetting.")
-    return config["data"].get("positive_fraction") != "all" or is_own
+    if config["data"].get("positive_fraction") != "all" or _is_own(_class_name(objective)):
+        return True
+    term = (objective.get("init_args") or {}).get("positive") if isinstance(objective, dict) else None
+    if term is None:
+        return False
+    from forgetting.method import terms
+
+    name = _class_name(term)
+    return _is_own(name) or bool(getattr(terms, name.rsplit(".", 1)[-1]).columns)
+
+
+def _class_name(setting: Any) -> str:
+    return setting["class_path"] if isinstance(setting, dict) else str(setting)
+
+
+def _is_own(name: str) -> bool:
+    return "." in name and not name.startswith("forgetting.")
 
 
 def add_job(jobs: dict[Key, Job], job: Job) -> None:
