@@ -19,6 +19,7 @@ def lab_command(arguments: list[str]) -> None:
             f"--seeds is {options.seeds} and --first-seed {options.first_seed}; expected at least 1 and at least 0."
         )
     experiments = experiments_folder()
+    source = experiments / "tables" / "lab.yaml" if options.study is None else Path(options.study)
     runs = Path(options.runs)
     from forgetting.lab.pretraining import one_thread
     from forgetting.studies.command import table_command
@@ -27,7 +28,7 @@ def lab_command(arguments: list[str]) -> None:
         Path(options.worlds) / str(seed) for seed in range(options.first_seed, options.first_seed + options.seeds)
     ]
     _write_worlds(folders, runs / "logs")
-    study = write_study(experiments, folders, runs / "lab.yaml")
+    study = write_study(source, experiments, folders, runs / source.name)
     places = ["--runs", str(runs), *(["--corpora", options.corpora] if options.corpora else [])]
     outputs = ["--output", *options.output] if options.output else []
     with one_thread():  # the same bytes whatever the number of cores, and no slower at this size
@@ -47,9 +48,9 @@ def _write_worlds(folders: list[Path], logs: Path) -> None:
                 write_world(World(int(folder.name)), folder, progress.step)
 
 
-def write_study(experiments: Path, worlds: list[Path], file: Path) -> Path:
-    """Write the lab's study with worlds as its repetitions, so that `table` can print and run it too."""
-    study = read_yaml(experiments / "tables" / "lab.yaml")
+def write_study(source: Path, experiments: Path, worlds: list[Path], file: Path) -> Path:
+    """Write a study of the lab with worlds as its repetitions, so that `table` can print and run it too."""
+    study = read_yaml(source)
     study["experiments"] = str(experiments)
     study["repeats"] = [
         {"overlay": str(world / f"world-{world.name}.yaml"), "suite": str(world / "suite.yaml")} for world in worlds
@@ -78,11 +79,12 @@ def _parser() -> ArgumentParser:
     parser = command_parser(
         "lab",
         "Generate data whose noise is known, run the paper's comparison on it, and print the table.",
-        ("lab", "lab --seeds 5 --output lab.md lab.csv"),
+        ("lab", "lab --seeds 5 --output lab.md lab.csv", "lab --study experiments/tables/lab_beyond.yaml --seeds 10"),
     )
     add = parser.add_argument_group("worlds").add_argument
     add("--seeds", type=int, default=1, help="number of worlds; several give mean ± sd and intervals")
     add("--first-seed", type=int, default=100, help="number of the first world")
+    add("--study", type=str | None, default=None, help="another study of the worlds than experiments/tables/lab.yaml")
     add = parser.add_argument_group("where").add_argument
     add("--worlds", type=str, default="worlds", help="folder of the worlds")
     add("--runs", type=str, default="runs", help="folder of the runs")
