@@ -1,5 +1,7 @@
 """What a step computes does not depend on how it is divided; the order depends on the run's seed alone."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from forgetting.method.objectives import Forgetting, MeanNLL, Objective
+from forgetting.method.online import OnlineForgetting
 from forgetting.method.response_tokens import Step
 from forgetting.method.steps import StepDataset, StepSampler, distribute
+from forgetting.method.terms import SequenceNPO
 from forgetting.model.language_model import LanguageModel
 from forgetting.model.lora import Lora, add_lora
 
@@ -76,13 +80,24 @@ def loss_and_gradient(network, dataset: StepDataset, indices: list[int], objecti
         step = dataset[0, indices]
         for batch in step.micro_batches:
             counts = Step(8, 10, step.num_positive, step.num_negative)
-            part = objective(batch.tokens(network(batch.inputs)), counts)
+            columns = {"nll_base": network.base_nll(batch.inputs)} if "nll_base" in objective.columns else {}
+            part = objective(objective.select(batch.tokens(network(batch.inputs), columns), counts), counts)
             part.backward()
             total += part.detach()
     gradient = torch.cat([p.grad.flatten() for p in network.parameters() if p.requires_grad])
     return total, gradient
 
 
+def one_run(**options: Any) -> OnlineForgetting:
+    """Half of the tokens by a threshold of 0, since half of the scores seen were below it."""
+    objective = OnlineForgetting(0.5, warmup_fraction=0.0, **options)
+    objective.counts[[0, -1]] = 1.0
+    return objective
+
+
+OBJECTIVES = [
+    MeanNLL(), Forgetting(), Forgetting(negative=SequenceNPO()), one_run(), one_run(scope="example"),
+]  # fmt: skip
 CASES = {
     "unequal lengths": (Made([3, 60, 7, 22, 31, 5, 5, 48, 12, 9, 2, 33] * 2), 0.7),
     "no negative token": (Made([9, 14, 30, 4, 11, 8]), 1.0),
@@ -93,10 +108,11 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("objective", [MeanNLL(), Forgetting()])
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: type(objective).__name__)
 def test_loss_and_gradient_are_the_same_for_any_division_and_number_of_ranks(case, objective):
     examples, share = CASES[case]
     network, everything = model(), list(range(len(examples)))
+    share = 1.0 if objective.selects else share
     dataset = StepDataset(examples, random_masks(examples, share), budget=10**6)
     loss, gradient = loss_and_gradient(network, dataset, everything, objective)
     assert torch.isfinite(loss)
