@@ -132,6 +132,35 @@ def test_ddp_on_two_ranks_ends_where_one_process_ends(alone, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--data.positive_fraction=all", "--model.objective=OnlineForgetting", "--model.objective.warmup_fraction=0.3",
+         "--model.objective.start=0.3"],
+        ["--model.objective=ConstrainedForgetting", "--model.objective.memory=1.0"],
+    ],
+    ids=["one run", "constraint"],
+)  # fmt: skip
+def test_state_from_a_steps_sums_is_the_same_on_two_ranks(alone, tmp_path, options):
+    """Both look at what other ranks have seen: the threshold and λ of a step follow from the sums of all."""
+    shutil.copytree(alone, tmp_path, dirs_exist_ok=True)
+    for root in ("one", "two"):
+        shutil.copytree(alone / "runs/tiny/reference", tmp_path / root / "tiny/reference")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert in_process(["fit", "--config", METHOD, *options, "--run.root", "one"]) == 0
+    forgetting(tmp_path, "fit", "--config", METHOD, *options, "--run.root", "two", *DDP)
+    (ours,), (theirs,) = (list((tmp_path / root / "tiny").glob("forgetting@*/seed-0")) for root in ("two", "one"))
+    states = [
+        torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for folder in (ours, theirs)
+    ]
+    assert states[0].keys() == states[1].keys()
+    assert any(name.startswith("objective.") for name in states[0])
+    for name, value in states[1].items():
+        torch.testing.assert_close(states[0][name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_two_nodes_of_one_process_end_where_one_process_ends(alone, tmp_path):
     """torchrun as docs/distributed.md has it, with two 'nodes' on this machine."""
     folder, port = write_experiments(tmp_path), free_port()
