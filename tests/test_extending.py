@@ -11,12 +11,11 @@ import pytest
 import torch
 from processes import in_process
 from small_experiment import METHOD, adapter_bytes, signal_at
-from torch.nn.functional import logsigmoid
 
 from forgetting.cli import main
 from forgetting.errors import UserError
 from forgetting.method.masks import ScoredSplit
-from forgetting.method.objectives import Objective
+from forgetting.method.objectives import Forgetting
 from forgetting.method.response_tokens import ResponseTokens, Step
 from forgetting.method.steps import StepDataset
 from forgetting.method.store import ScoreStore
@@ -38,11 +37,11 @@ def work(scored_work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         sys.modules.pop(name.removesuffix(".py"), None)
 
 
-def an_objective(name: str, **arguments) -> Objective:
+def a_class(name: str) -> type:
     module, _, cls = name.partition(".")
     scope: dict = {"__name__": module}
     exec(compile(BLOCKS[f"{module}.py"], module, "exec"), scope)
-    return scope[cls](**arguments)
+    return scope[cls]
 
 
 def test_each_example_is_at_most_thirty_lines():
@@ -52,26 +51,25 @@ def test_each_example_is_at_most_thirty_lines():
     )
 
 
-def test_the_bounded_term_is_token_npo_in_closed_form_and_bounded():
-    objective = an_objective("bounded.TokenNPO", beta=0.5, t_min=0.0, t_max=0.4)
+def test_the_bounded_term_in_closed_form_and_bounded():
+    objective = Forgetting(t_min=0.0, t_max=0.4, negative=a_class("bounded.SoftCap")(distance=0.5))
     nll = torch.tensor([1.0, 2.0, 0.5, 40.0], dtype=torch.float64, requires_grad=True)
     base = torch.tensor([1.5, 1.0, 0.7, 1.0], dtype=torch.float64)
     positive = torch.tensor([True, False, False, False])
     tokens = ResponseTokens(nll, positive, ~positive, torch.zeros(4, dtype=torch.long), {"nll_base": base})
     loss = objective(tokens, Step(5, 10, 1, 3))  # λ = 0.2
-    npo = -2 / 0.5 * logsigmoid(0.5 * (nll - base))
-    torch.testing.assert_close(loss, nll[0] + 0.2 * npo[1:].mean(), rtol=1e-12, atol=0)
+    bounded = base + 0.5 * torch.tanh(2 * (nll - base))
+    torch.testing.assert_close(loss, nll[0] - 0.2 * bounded[1:].mean(), rtol=1e-12, atol=0)
     loss.backward()
-    p, p0 = torch.exp(-nll.detach()), torch.exp(-base)
-    weight = 2 * p**0.5 / (p**0.5 + p0**0.5)
-    torch.testing.assert_close(nll.grad[1:], -0.2 / 3 * weight[1:], rtol=1e-10, atol=0)
+    weight = 1 / torch.cosh(2 * (nll.detach() - base)) ** 2
+    torch.testing.assert_close(nll.grad[1:], -0.2 / 3 * weight[1:], rtol=1e-10, atol=1e-20)
     assert nll.grad[3].abs() < 1e-9  # an unlikely token is left alone, unlike by Eq. 8
 
 
 def test_the_bounded_term_trains_with_stored_columns(work):
-    main([*FIT, "--model.objective=bounded.TokenNPO", "--model.objective.beta=0.5"])
+    main([*FIT, "--model.objective.negative=bounded.SoftCap", "--model.objective.negative.distance=0.5"])
     assert [path.parent.name for path in Path("runs/tiny").glob("forgetting@*/seed-0")] == [
-        "forgetting@objective=TokenNPO+beta=0.5"
+        "forgetting@negative=bounded.SoftCap+distance=0.5"
     ]
 
 
