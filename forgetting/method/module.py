@@ -187,7 +187,10 @@ class FineTuner(LightningModule):
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, Σ nll of the positive, of the negative
         for place, batch in enumerate(step.micro_batches, start=1):
             with nullcontext() if place == len(step.micro_batches) else self._without_gradient_sync():
-                tokens = batch.tokens(self.language_model(batch.inputs))
+                if self.objective.needs_entropy:
+                    tokens = batch.tokens(*self.language_model(batch.inputs, entropy=True))
+                else:
+                    tokens = batch.tokens(self.language_model(batch.inputs))
                 share = self.objective(tokens, counts)
                 # Strategies average gradients over ranks; the shares are to be summed.
                 self.manual_backward(share * self.trainer.world_size)

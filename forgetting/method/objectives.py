@@ -44,6 +44,8 @@ class ResponseTokens:
         negative_mask: Tokens to unlearn; disjoint from `positive_mask`. A token of neither is ignored.
         example: Which example of the micro-batch each token belongs to, from 0. Examples are never divided.
         columns: Stored columns by name, those that the objective asks for; `tokens["nll_base"]` is one of them.
+        entropy: Entropy of the model's distribution at the token in nats, over the whole vocabulary; detached. There
+            only if the objective's class attribute `needs_entropy` is true.
     """
 
     nll: Float[Tensor, " tokens"]
@@ -51,6 +53,7 @@ class ResponseTokens:
     negative_mask: Bool[Tensor, " tokens"]
     example: Int[Tensor, " tokens"]
     columns: Mapping[str, Float[Tensor, " tokens"]] = field(default_factory=dict)
+    entropy: Float[Tensor, " tokens"] | None = None
 
     def __getitem__(self, column: str) -> Float[Tensor, " tokens"]:
         """A stored column.
@@ -92,10 +95,12 @@ class Objective(nn.Module):
     Attributes:
         columns: Stored columns that `forward` reads. They need a score store, also where every token is positive.
         needs_negative: Whether it means nothing without negative tokens: it is then refused at ρ = all.
+        needs_entropy: Whether `forward` reads `tokens.entropy`, which is computed only then.
     """
 
     columns: tuple[str, ...] = ()
     needs_negative: bool = False
+    needs_entropy: bool = False
 
     def forward(self, tokens: ResponseTokens, step: Step) -> Float[Tensor, ""]:
         """A micro-batch's share of the step's loss; the shares of a step add up to its loss."""

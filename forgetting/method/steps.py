@@ -47,11 +47,11 @@ class LabeledBatch:
     columns: dict[str, Float[Tensor, " tokens"]]
     """Stored columns that the objective asks for."""
 
-    def tokens(self, nll: Float[Tensor, " tokens"]) -> ResponseTokens:
-        """The response tokens with their nll, as an objective sees them."""
+    def tokens(self, nll: Float[Tensor, " tokens"], entropy: Float[Tensor, " tokens"] | None = None) -> ResponseTokens:
+        """The response tokens with their nll (and entropy, if it needs that), as an objective sees them."""
         counts = self.inputs.response_mask.sum(1)
         example = torch.arange(len(counts), device=nll.device).repeat_interleave(counts, output_size=len(nll))
-        return ResponseTokens(nll, self.positive_mask, self.negative_mask, example, self.columns)
+        return ResponseTokens(nll, self.positive_mask, self.negative_mask, example, self.columns, entropy)
 
 
 @dataclass
