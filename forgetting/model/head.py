@@ -152,8 +152,8 @@ class FrozenHead:
         rows, columns = max(1, -(-len(hidden) // pieces)), min(self.tile[1], len(weight))
         product_memory = hidden.new_empty(rows * columns, dtype=dtype)
         logits_memory = product_memory if dtype == exact else hidden.new_empty(rows * columns, dtype=exact)
-        # The exponentials replace the logits, unless the entropy needs both.
-        exponential_memory = torch.empty_like(logits_memory) if with_entropy else logits_memory
+        # The exponentials replace the logits; the entropy needs both.
+        shifted_memory = torch.empty_like(logits_memory) if with_entropy else logits_memory
         for_gradient = (0 if gradient is None else rows), hidden.shape[1]
         sums_memory = hidden.new_empty(for_gradient, dtype=exact)
         target_memory = hidden.new_empty(for_gradient, dtype=dtype)
@@ -172,9 +172,9 @@ class FrozenHead:
             for first in range(0, len(weight), columns):
                 block = weight[first : first + columns]
                 shape = len(h), len(block)
-                product, logits, exponential = (
+                product, logits, shifted = (
                     memory[: shape[0] * shape[1]].view(shape)
-                    for memory in (product_memory, logits_memory, exponential_memory)
+                    for memory in (product_memory, logits_memory, shifted_memory)
                 )
                 if bias is None:
                     torch.mm(h, block.T, out=product)
@@ -192,13 +192,13 @@ class FrozenHead:
                 at_target = torch.where(here, logit, at_target)
                 logits.scatter_(1, column, logit.masked_fill(here, -torch.inf))
                 # The nll needs this exponential and so does its gradient.
-                torch.exp(logits.sub_(larger), out=exponential)
+                exponential = torch.exp(torch.sub(logits, larger, out=shifted), out=logits)
                 if entropy is not None:
                     # With a larger logit each of the old terms grows by exp · (new − old largest), that is by
                     # −exp · log(shrink) before it is scaled; entr(x) = −x · log(x), 0 at 0. A logit of −∞ is
                     # 0 · −∞ here, not a number, which nansum takes as the 0 that it is in the limit.
                     spread.mul_(shrink).addcmul_(torch.special.entr(shrink), others)
-                    spread.sub_(logits.mul_(exponential).nansum(dim=1, keepdim=True))
+                    spread.sub_(shifted.mul_(exponential).nansum(dim=1, keepdim=True))
                 others.mul_(shrink).add_(exponential.sum(dim=1, keepdim=True))
                 largest = larger
                 if gradient is None:
