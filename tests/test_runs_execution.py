@@ -101,7 +101,7 @@ class SeenEntropy(MeanNLL):
         return super().forward(tokens, step)
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:You defined a `validation_step`")
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_an_objective_gets_the_entropy_if_it_needs_it_and_training_is_the_same(tiny_llama, checkpointing):
     inputs = [*batches(), pad([])]  # a rank may come short
