@@ -80,8 +80,8 @@ def loss_and_gradient(network, dataset: StepDataset, indices: list[int], objecti
         step = dataset[0, indices]
         for batch in step.micro_batches:
             counts = Step(8, 10, step.num_positive, step.num_negative)
-            columns = {"nll_base": network.base_nll(batch.inputs)} if "nll_base" in objective.columns else {}
-            part = objective(objective.select(batch.tokens(network(batch.inputs), columns), counts), counts)
+            base = network.base_nll(batch.inputs) if "nll_base" in objective.columns else None
+            part = objective(objective.select(batch.tokens(network(batch.inputs), None, base), counts), counts)
             part.backward()
             total += part.detach()
     gradient = torch.cat([p.grad.flatten() for p in network.parameters() if p.requires_grad])

@@ -70,6 +70,21 @@ def test_nll_is_that_of_the_models_own_logits_one_sequence_at_a_time(family):
     torch.testing.assert_close(ours, torch.cat(theirs), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_entropy_is_that_of_the_models_own_logits(family):
+    model = causal_lm(FAMILIES[family])
+    rows = sequences(FAMILIES[family].vocab_size)
+    language_model = LanguageModel(model)
+    with torch.no_grad():
+        nll, entropy = language_model(pad(rows), entropy=True)
+        assert torch.equal(nll, language_model(pad(rows)))
+        theirs = []
+        for ids, mask in rows:
+            logits = model(input_ids=torch.tensor(ids)[None]).logits[0].double()
+            theirs.append(torch.special.entr(logits[:-1].softmax(-1)).sum(-1)[torch.tensor(mask)[1:]])
+    torch.testing.assert_close(entropy, torch.cat(theirs), rtol=1e-5, atol=1e-5)
+
+
 def test_logits_that_are_changed_in_an_unknown_way_are_refused(monkeypatch):
     model = causal_lm(FAMILIES["llama"])
     original = type(model).forward

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from forgetting.method.module import FineTuner
-from forgetting.method.objectives import MeanNLL
+from forgetting.method.objectives import MeanNLL, ResponseTokens, Step
 from forgetting.method.steps import LabeledBatch, OptimizerStep
 from forgetting.model.batch import MicroBatch, pad
 from forgetting.model.lora import Lora
@@ -85,3 +86,47 @@ def test_the_estimate_counts_what_is_held_and_what_is_trained(tiny_llama):
     module = FineTuner(str(tiny_llama), MeanNLL(), dtype="float32", activation_checkpointing=True)
     module.configure_model()
     assert "without activations" in str(estimate(trainer, module, step, 16))
+
+
+class SeenEntropy(MeanNLL):
+    """MeanNLL that keeps the tokens it was given."""
+
+    def __init__(self, needs_entropy: bool) -> None:
+        super().__init__()
+        self.needs_entropy = needs_entropy
+        self.seen: list[ResponseTokens] = []
+
+    def forward(self, tokens: ResponseTokens, step: Step) -> torch.Tensor:
+        self.seen.append(tokens)
+        return super().forward(tokens, step)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:You defined a `validation_step`")
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_an_objective_gets_the_entropy_if_it_needs_it_and_training_is_the_same(tiny_llama, checkpointing):
+    inputs = [*batches(), pad([])]  # a rank may come short
+    masks = [torch.ones(batch.num_targets, dtype=torch.bool) for batch in inputs]
+    labeled = [LabeledBatch(batch, mask, ~mask, {}) for batch, mask in zip(inputs, masks, strict=True)]
+    step = OptimizerStep(0, labeled, sum(len(mask) for mask in masks), 0, 90)
+    trained, seen = [], []
+    for needs_entropy in (False, True):
+        objective = SeenEntropy(needs_entropy)
+        module = FineTuner(
+            str(tiny_llama), objective, dtype="float32", lora=Lora(rank=4), activation_checkpointing=checkpointing
+        )
+        trainer = Trainer(
+            accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, max_steps=1,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(module, DataLoader([step], batch_size=None))
+        trained.append(torch.cat([p.detach().flatten() for p in module.trainable().values()]))
+        seen.append(objective.seen)
+    assert torch.equal(*trained)
+    for without, tokens in zip(*seen, strict=True):
+        assert without.entropy is None
+        assert torch.equal(without.nll, tokens.nll)
+        assert tokens.entropy is not None
+        assert tokens.entropy.shape == tokens.nll.shape
+        assert not tokens.entropy.requires_grad
+        # Of 258 tokens, by a model that knows little.
+        assert ((tokens.entropy > 1) & (tokens.entropy <= np.log(258) + 1e-5)).all()

@@ -221,10 +221,10 @@ class FineTuner(LightningModule):
 
     def response_tokens(self, batch: LabeledBatch) -> ResponseTokens:
         """The response tokens of a micro-batch under the model, with the columns that the objective reads."""
-        columns = dict(batch.columns)
-        if self.objective.computes_base:
-            columns["nll_base"] = self.language_model.base_nll(batch.inputs)
-        return batch.tokens(self.language_model(batch.inputs), columns)
+        base = self.language_model.base_nll(batch.inputs) if self.objective.computes_base else None
+        if self.objective.needs_entropy:
+            return batch.tokens(*self.language_model(batch.inputs, entropy=True), base)
+        return batch.tokens(self.language_model(batch.inputs), None, base)
 
     def _seed_dropout(self, step: int) -> None:
         """Dropout's draws follow from run seed, step and rank, so that a resumed run draws what it would have drawn."""

@@ -48,14 +48,16 @@ class LabeledBatch:
     """Stored columns that the objective asks for."""
 
     def tokens(
-        self, nll: Float[Tensor, " tokens"], columns: dict[str, Float[Tensor, " tokens"]] | None = None
+        self,
+        nll: Float[Tensor, " tokens"],
+        entropy: Float[Tensor, " tokens"] | None = None,
+        nll_base: Float[Tensor, " tokens"] | None = None,
     ) -> ResponseTokens:
-        """The response tokens with their nll, as an objective sees them; with other columns if they are given."""
+        """The response tokens with their nll, as an objective sees them; an `nll_base` given replaces a stored one."""
+        columns = self.columns if nll_base is None else {**self.columns, "nll_base": nll_base}
         counts = self.inputs.response_mask.sum(1)
         example = torch.arange(len(counts), device=nll.device).repeat_interleave(counts, output_size=len(nll))
-        return ResponseTokens(
-            nll, self.positive_mask, self.negative_mask, example, self.columns if columns is None else columns
-        )
+        return ResponseTokens(nll, self.positive_mask, self.negative_mask, example, columns, entropy)
 
 
 @dataclass

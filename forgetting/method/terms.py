@@ -240,8 +240,10 @@ class Unlikelihood(Term):
 
     def __call__(self, tokens: ResponseTokens) -> Float[Tensor, " tokens"]:
         """log(1 − p)."""
-        inside = tokens.nll.clamp(min=self.SURE)
-        return (-torch.expm1(-inside)).log() + (tokens.nll - inside) / math.expm1(self.SURE)
+        # Clamped, so that the branch that is not taken has a finite gradient, too.
+        curve = (-torch.expm1(-tokens.nll.clamp(min=self.SURE))).log()
+        line = math.log(-math.expm1(-self.SURE)) + (tokens.nll - self.SURE) / math.expm1(self.SURE)
+        return torch.where(tokens.nll > self.SURE, curve, line)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from forgetting.errors import UserError
 from forgetting.model.batch import MicroBatch, shift
-from forgetting.model.head import LogitTransform, token_nll
+from forgetting.model.head import LogitTransform, token_nll, token_nll_and_entropy
 
 
 class LanguageModel(nn.Module):
@@ -51,12 +51,21 @@ class LanguageModel(nn.Module):
         assert isinstance(head, nn.Module), f"{type(self.causal_lm).__name__} has no LM head"
         return head
 
-    def forward(self, batch: MicroBatch) -> Float[Tensor, " tokens"]:
-        """The nll of each response token in nats, in the row-major order of `batch.response_mask`."""
+    def forward(
+        self, batch: MicroBatch, entropy: bool = False
+    ) -> Float[Tensor, " tokens"] | tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
+        """The nll of each response token in nats, in the row-major order of `batch.response_mask`.
+
+        Args:
+            batch: Token ids and which of them are response tokens.
+            entropy: Return a pair: the nll, and the entropy of the model's distribution at each response token in nats,
+                over the whole vocabulary and without gradient.
+        """
         predicts, targets = shift(batch)
         hidden = self.decoder(input_ids=batch.input_ids, use_cache=False)[0]
         # Only these positions reach the head.
-        return token_nll(hidden[predicts], targets, self.head, self.transform)
+        compute = token_nll_and_entropy if entropy else token_nll
+        return compute(hidden[predicts], targets, self.head, self.transform)
 
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
