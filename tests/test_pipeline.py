@@ -477,3 +477,23 @@ def test_a_reference_with_a_variant_that_was_edited_since_is_refused(work):
     file.write_text(file.read_text().replace("rank: 4", "rank: 2"))
     with pytest.raises(UserError, match=r"reference@learning_rate=0.001/seed-0 .*model.lora.rank: 4 there, 2 now"):
         fit("forgetting", *options)
+
+
+STRONG = """
+model:
+  objective: {class_path: Forgetting, init_args: {t_max: 0.2, negative: {class_path: TokenNPO, init_args: {beta: 0.3}}}}
+"""
+
+
+def test_an_argument_of_the_class_that_was_replaced_is_not_kept_without_a_word(work):
+    """The parser hands an argument on where the new class takes one of that name; the run's name would not say so."""
+    Path("strong.yaml").write_text(STRONG)
+    overlay = ["--config", "strong.yaml"]
+    with pytest.raises(
+        UserError,
+        match=r"model\.objective is ConstrainedForgetting .*whose t_max 0\.2 it would keep.*model\.objective\.t_max",
+    ):
+        fit("forgetting", *overlay, "--model.objective", "ConstrainedForgetting")
+    with pytest.raises(UserError, match=r"model\.objective\.negative is SequenceNPO .*whose beta 0\.3"):
+        fit("forgetting", *overlay, "--model.objective.negative", "SequenceNPO")
+    fit("forgetting", *overlay, "--model.objective.negative", "SequenceNPO", "--model.objective.negative.beta", "0.4")

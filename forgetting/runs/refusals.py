@@ -1,5 +1,7 @@
-"""Settings of Lightning's Trainer that would contradict this code, refused by name before anything is loaded."""
+"""Settings that would contradict this code or mislead, refused by name before anything is loaded."""
 
+import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,3 +62,35 @@ def refuse_settings(config: Mapping[str, Any], command: str) -> None:
             f"trainer.val_check_interval is {check}; a fraction of an epoch above 0 and up to 1.0, or a number of "
             "steps, was expected."
         )
+
+
+def refuse_inherited_arguments(config: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse an objective or a score with an argument that was given to the class that it has replaced.
+
+    The parser hands on whatever the new class takes, too; a run's name says that the class is as it comes.
+
+    Args:
+        config: As parsed.
+        given: The configuration as plain data, in which another class drops the arguments of the one before.
+
+    Raises:
+        UserError: Naming the argument.
+    """
+    for group, name in (("model", "objective"), ("data", "score")):
+        _refuse_inherited(f"{group}.{name}", config[group][name], given.get(group, {}).get(name))
+
+
+def _refuse_inherited(key: str, parsed: Any, given: Any) -> None:
+    if not isinstance(parsed, Mapping) or "class_path" not in parsed:
+        return
+    module, _, name = parsed["class_path"].rpartition(".")
+    parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    arguments = given.get("init_args") or {} if isinstance(given, Mapping) else {}
+    for argument, value in (parsed.get("init_args") or {}).items():
+        if argument in arguments:
+            _refuse_inherited(f"{key}.{argument}", value, arguments[argument])
+        elif value != parameters[argument].default:
+            raise UserError(
+                f"{key} is {name} in place of another class, whose {argument} {value} it would keep. Say which you "
+                f"want: {key}.{argument}."
+            )

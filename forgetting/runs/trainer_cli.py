@@ -33,7 +33,7 @@ from forgetting.runs.naming import Naming
 from forgetting.runs.progress import PlainProgress
 from forgetting.runs.provenance import InputCheck
 from forgetting.runs.records import RunRecord
-from forgetting.runs.refusals import refuse_settings
+from forgetting.runs.refusals import refuse_inherited_arguments, refuse_settings
 from forgetting.runs.run import Run, RunSettings, computed, run_seed
 from forgetting.runs.selection_health import other_stores, stored_health
 from forgetting.runs.tracking import WandbRecord, log_scores
@@ -93,6 +93,7 @@ class TrainerCLI(LightningCLI):
         refuse_no_experiment(self.command, self.arguments)
         config: Namespace = self.config[self.command]
         refuse_settings(config.as_dict(), self.command)
+        refuse_inherited_arguments(config.as_dict(), Naming(self.arguments).config)
         config.seed_everything = config.model.seed
         if config.data.split == "reference":  # trained on all tokens of D_ref, whatever the objective of its method
             config.model.objective = Namespace(class_path=f"{MeanNLL.__module__}.{MeanNLL.__qualname__}")
