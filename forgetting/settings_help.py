@@ -36,7 +36,7 @@ TRAINER = {
 }
 """The settings of Lightning's Trainer that an experiment is likely to need."""
 
-LINKED = ("model.seed", "data.seed", "data.backbone", "data.revision", "data.columns")
+LINKED = ("model.seed", "data.seed", "data.backbone", "data.revision", "data.columns", "data.needs_negative")
 """Settings that the command line takes from other ones."""
 
 MAPPINGS = ("data.corpus.sources", "run.wandb")

@@ -33,7 +33,10 @@ RUN_FILES = sorted(
     for path in EXPERIMENTS.rglob("*.yaml")
     if path.relative_to(EXPERIMENTS).parts[0] not in ("tables", "profiles", "sweeps")
 )
-OVERLAYS = [REPOSITORY / "configs/file-order.yaml", *sorted((REPOSITORY / "configs/machines").glob("*.yaml"))]
+OVERLAYS = [
+    *(REPOSITORY / f"configs/{name}.yaml" for name in ("file-order", "published")),
+    *sorted((REPOSITORY / "configs/machines").glob("*.yaml")),
+]
 PAPER = [path for path in RUN_FILES if "lab" not in path.relative_to(EXPERIMENTS).parts]
 
 
@@ -319,7 +322,10 @@ def test_what_is_computed_is_run_again_when_it_is_edited_and_where_it_is_compute
         ("gpus=0", "gpus=0: the number of GPUs of one job, at least 1, is expected"),
         ("seed=3", "There is no setting seed. The settings are: study, seeds, variant"),
         ("machine=four-gpus", "four-gpus.yaml has 4 devices, a job has gpus=1: give --config gpus=4 too"),
-        ("variant=published", "variant=published: there is no .*published.yaml. In .*configs: file-order, lab, paper"),
+        (
+            "variant=theirs",
+            "variant=theirs: there is no .*theirs.yaml. In .*configs: file-order, lab, paper, published",
+        ),
         ("protocol=x", "protocol=x: one of corrected, published, token_stop is expected"),
     ],
 )

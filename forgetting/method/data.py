@@ -1,6 +1,7 @@
 """Training data: from a corpus and its scores to optimizer steps with positive and negative masks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from forgetting.corpus.tokens import TokenizedCorpus, TokenizedSplit, tokenize_c
 from forgetting.errors import UserError
 from forgetting.method.held_out import HeldOutBatch, HeldOutDataset
 from forgetting.method.masks import AllPositive, Masks, ScoredSplit, Selected
+from forgetting.method.published import PublishedStepDataset, refuse_half_pairs
 from forgetting.method.scores import LossReduction, Score
 from forgetting.method.selection import Granularity, Scope, Selection
 from forgetting.method.steps import OptimizerStep, StepDataset, StepSampler, distribute
@@ -58,10 +60,13 @@ class ForgettingData(LightningDataModule):
         batch_size: Sequences per optimizer step.
         micro_batch_tokens: Padded tokens of one forward pass; bounds memory and changes nothing else. None: by device.
         shuffle: Draw the order from the run's seed; false keeps the order of the corpus.
+        normalization: What the loss takes its means over. None: the optimizer step; `published`: pairs of sequences, as
+            the authors' code does (configs/published.yaml).
         num_workers: Processes that build steps.
         shard_size: Examples in a shard of the score store.
         seed: The run's seed (linked to seed_everything by the command line).
         columns: Stored columns that the objective reads (the module's; linked by the command line).
+        needs_negative: Whether the objective unlearns (the module's; linked by the command line).
     """
 
     def __init__(
@@ -85,10 +90,12 @@ class ForgettingData(LightningDataModule):
         batch_size: int = 24,
         micro_batch_tokens: int | None = None,
         shuffle: bool = True,
+        normalization: Literal["published"] | None = None,
         num_workers: int = 0,
         shard_size: int = 512,
         seed: int = 0,
         columns: Sequence[str] = (),
+        needs_negative: bool = False,
     ) -> None:
         super().__init__()
         if split == "reference":
@@ -102,6 +109,8 @@ class ForgettingData(LightningDataModule):
         ):  # fmt: skip
             if value is not None and value < least:
                 raise UserError(f"data.{name} is {value}; it must be at least {least}.")
+        if normalization == "published":
+            refuse_half_pairs(batch_size)
         self.configuration = corpus
         self.backbone, self.revision = backbone, revision
         self.corpora = corpora
@@ -112,6 +121,8 @@ class ForgettingData(LightningDataModule):
         self.batch_size = batch_size
         self.micro_batch_tokens = micro_batch_tokens
         self.shuffle = shuffle
+        self.normalization = normalization
+        self.needs_negative = needs_negative and split == "train"
         self.num_workers = num_workers
         self.shard_size = shard_size
         self.seed = seed
@@ -256,7 +267,10 @@ class ForgettingData(LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         stored = self.stored(split.name) if self.columns else None
-        dataset = StepDataset(
+        make: Callable[..., StepDataset] = StepDataset
+        if self.normalization == "published":
+            make = partial(PublishedStepDataset, self.batch_size, self.needs_negative)
+        dataset = make(
             split, self.masks(split), self.token_budget, trainer.global_rank, trainer.world_size, stored, self.columns
         )
         # Lightning asks for the loader, and starts its workers, before it restores the checkpoint.

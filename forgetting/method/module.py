@@ -150,6 +150,11 @@ class FineTuner(LightningModule):
         """Stored columns that the objective reads."""
         return tuple(c for c in self.objective.columns if not (c == "nll_base" and self.objective.computes_base))
 
+    @property
+    def needs_negative(self) -> bool:
+        """Whether the objective unlearns."""
+        return self.objective.needs_negative
+
     def made_with(self) -> dict[str, Any]:
         """What scores by this model depend on, the base model apart."""
         return {"adapter": self.adapter_hash, "dtype": self.dtype_name, "four_bit": self.four_bit}
@@ -192,7 +197,7 @@ class FineTuner(LightningModule):
         for place, batch in enumerate(step.micro_batches, start=1):
             with nullcontext() if place == len(step.micro_batches) else self._without_gradient_sync():
                 tokens = self.objective.select(self.response_tokens(batch), counts)
-                share = self.objective(tokens, counts)
+                share = batch.share(self.objective, tokens, counts)
                 # Strategies average gradients over ranks; the shares are to be summed.
                 self.manual_backward(share * self.trainer.world_size)
             parts.append(torch.cat([_sums(share, tokens), self.objective.statistics(tokens)]))

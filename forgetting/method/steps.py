@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from forgetting.method.masks import Masks
-from forgetting.method.response_tokens import ResponseTokens
+from forgetting.method.objectives import Objective
+from forgetting.method.response_tokens import ResponseTokens, Step
 from forgetting.method.store import StoredSplit
 from forgetting.model.batch import MicroBatch, batch_by_tokens, pad
 
@@ -58,6 +59,10 @@ class LabeledBatch:
         counts = self.inputs.response_mask.sum(1)
         example = torch.arange(len(counts), device=nll.device).repeat_interleave(counts, output_size=len(nll))
         return ResponseTokens(nll, self.positive_mask, self.negative_mask, example, columns, entropy)
+
+    def share(self, objective: Objective, tokens: ResponseTokens, step: Step) -> Float[Tensor, ""]:
+        """The micro-batch's share of the step's loss."""
+        return objective(tokens, step)
 
 
 @dataclass
@@ -129,15 +134,25 @@ class StepDataset(Dataset[OptimizerStep]):
     def __getitem__(self, step: tuple[int, Sequence[int]]) -> OptimizerStep:
         """Build a step from its number and its sequences, as `StepSampler` gives them."""
         number, indices = step
-        masks = [self.masks(i) for i in indices]
+        masks = self.labels(indices)
         lengths, parts = self._parts(indices)
         return OptimizerStep(
             number=number,
-            micro_batches=[self.micro_batch([indices[k] for k in part], [masks[k] for k in part]) for part in parts],
+            micro_batches=[self.part(indices, masks, places) for places in parts],
             num_positive=int(sum(positive.sum() for positive, _ in masks)),
             num_negative=int(sum(negative.sum() for _, negative in masks)),
             num_tokens=int(lengths.sum()),
         )
+
+    def labels(self, indices: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Positive and negative mask of each sequence of a step."""
+        return [self.masks(i) for i in indices]
+
+    def part(
+        self, indices: Sequence[int], masks: Sequence[tuple[np.ndarray, np.ndarray]], places: Sequence[int]
+    ) -> LabeledBatch:
+        """The micro-batch of the sequences at some places of a step."""
+        return self.micro_batch([indices[k] for k in places], [masks[k] for k in places])
 
     def largest(self, indices: Sequence[int]) -> int:
         """Padded tokens of the largest micro-batch of a step."""

@@ -122,6 +122,12 @@ def open_experiment(source: Path) -> Experiment:
     parsed = ParsedExperiment(["--config", str(_configuration(source))])
     settings = parsed.settings
     refuse_settings(settings.as_dict(), "fit")
+    if settings.data.normalization is not None:
+        raise UserError(
+            f"{source} has data.normalization {settings.data.normalization}: its loss takes means inside pairs of "
+            "sequences, and exported weights are for means over the whole optimizer step. Give an experiment without "
+            "it, such as the one that configs/published.yaml was laid over."
+        )
     module, data = parsed.instantiate_with_store()
     data.setup("fit")
     run = Run(parsed.naming.run_id, settings.model.seed, {}, parsed.root)

@@ -77,7 +77,8 @@ class TrainerCLI(LightningCLI):
         parser.add_class_arguments(RunSettings, "run")
         parser.link_arguments("model.backbone", "data.backbone")
         parser.link_arguments("model.revision", "data.revision")
-        parser.link_arguments("model.columns", "data.columns", apply_on="instantiate")
+        for name in ("columns", "needs_negative"):
+            parser.link_arguments(f"model.{name}", f"data.{name}", apply_on="instantiate")
         seeds = ("seed_everything", "data.split", "data.reference_seed")
         parser.link_arguments(seeds, "model.seed", compute_fn=run_seed)
         parser.link_arguments(seeds, "data.seed", compute_fn=run_seed)

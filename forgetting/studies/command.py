@@ -124,7 +124,7 @@ def _parser() -> ArgumentParser:
     add = parser.add_argument_group("what is run").add_argument
     add("--run", action="store_true", help="run what is missing, one job after the other, in this process")
     add("--seeds", type=str | None, help="of the runs: a number, or a list such as 0,5,7 (default: its own)")
-    add("--config", type=str, action="append", help="a file laid over every run, such as configs/file-order.yaml")
+    add("--config", type=str, action="append", help="a file laid over every run, such as configs/published.yaml")
     add("--protocol", type=str, default="corrected", help="of the evaluation: corrected, published or token_stop")
     add = parser.add_argument_group("where").add_argument
     add("--runs", type=str, default="runs", help="folder of the runs")
