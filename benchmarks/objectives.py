@@ -65,6 +65,17 @@ def take_step(model: LanguageModel, objective: Objective, batches: list[LabeledB
     objective.after_step(StepSums(step, 0.0, 0.0, 0.0, torch.stack(statistics).sum(0)))
 
 
+@torch.no_grad()
+def score(model: LanguageModel, batches: list[LabeledBatch]) -> None:
+    """What a score store takes: the nll of both models."""
+    model.eval()
+    for batch in batches:
+        with model.adapter_off():
+            model(batch.inputs)
+        model(batch.inputs)
+    model.train()
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -101,6 +112,7 @@ def main() -> None:
         name: functools.partial(take_step, model, objective, every.micro_batches, step)
         for name, objective in made.items()
     }
+    contenders["scoring the same tokens"] = functools.partial(score, model, every.micro_batches)
     alternate(contenders, 1)  # to warm up
     taken = alternate(contenders, options.rounds)
     print(

@@ -228,7 +228,8 @@ class FineTuner(LightningModule):
         """The response tokens of a micro-batch under the model, with the columns that the objective reads."""
         base = self.language_model.base_nll(batch.inputs) if self.objective.computes_base else None
         if self.objective.needs_entropy:
-            return batch.tokens(*self.language_model(batch.inputs, entropy=True), base)
+            nll, entropy = self.language_model(batch.inputs, entropy=True)
+            return batch.tokens(nll, entropy, base)
         return batch.tokens(self.language_model(batch.inputs), None, base)
 
     def _seed_dropout(self, step: int) -> None:
