@@ -157,3 +157,6 @@ def test_what_cannot_be_drawn_is_refused_and_nothing_is_written(run: Path, tmp_p
     with pytest.raises(UserError, match=r"a file that ends in .svg or .png was expected"):
         main(["plot", str(run), "--output", str(tmp_path / "plot.pdf")])
     assert not output.exists()
+    output.mkdir()  # the message names it, and not the temporary file that was to become it
+    with pytest.raises(UserError, match=rf"^{re.escape(str(output))}: Is a directory; it is a folder where a file was"):
+        main(["plot", str(run), "--output", str(output)])
