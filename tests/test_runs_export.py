@@ -205,6 +205,17 @@ def test_an_interrupted_export_leaves_nothing(trained, monkeypatch):
     assert not [path for path in Path.cwd().iterdir() if "merged" in path.name]
 
 
+def test_a_folder_that_cannot_be_replaced_is_an_error_and_not_a_model(trained):
+    Path("empty").mkdir()
+    main(["export", str(RUN), "empty"])  # one that can
+    assert Path("empty/adapter_config.json").is_file()
+    Path("elsewhere").mkdir()
+    Path("link").symlink_to("elsewhere")
+    with pytest.raises(UserError, match=r"link cannot be replaced .*: another process made it .* or it is a link"):
+        main(["export", str(RUN), "link"])
+    assert not list(Path("elsewhere").iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
