@@ -300,6 +300,15 @@ def test_what_is_missing_is_said(model: str) -> None:
         main(["new", write_rows("mine.jsonl")])
 
 
+def test_a_folder_is_no_configuration_and_that_of_a_run_is_named() -> None:
+    Path("runs/a/seed-0").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"^runs/a is a folder, and a configuration file was expected\.$"):
+        read_yaml(Path("runs/a"))
+    Path("runs/a/seed-0/fit.yaml").touch()
+    with pytest.raises(UserError, match=r"expected; the configuration of that run is runs/a/seed-0/fit\.yaml\.$"):
+        read_yaml(Path("runs/a/seed-0"))
+
+
 def test_a_base_of_ones_own_is_found_from_the_current_folder(tmp_path: Path) -> None:
     Path("e.yaml").write_text("base: shared[1]/base.yaml\n")
     with pytest.raises(
