@@ -42,6 +42,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = get_loader("yaml")(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"There is no configuration file {path}.") from None
+    except IsADirectoryError:
+        file = path / "fit.yaml"
+        of_run = f"; the configuration of that run is {file}" if file.is_file() else ""
+        raise UserError(f"{path} is a folder, and a configuration file was expected{of_run}.") from None
     except (*NO_YAML, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):

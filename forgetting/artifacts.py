@@ -44,10 +44,16 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def complete_folder(folder: Path) -> Iterator[Path]:
+def complete_folder(folder: Path, named_by_content: bool = True) -> Iterator[Path]:
     """Yield a temporary folder next to `folder`; on success it becomes `folder`, on failure it is removed.
 
-    Where another process was faster, its folder stays and ours is removed: both are named by the same content.
+    Args:
+        folder: The folder.
+        named_by_content: Where another process was faster, its folder stays and ours is removed: the two are the same.
+            Otherwise its folder stays, and that is an error.
+
+    Raises:
+        UserError: The folder was made by another process and may hold something else, or it cannot be replaced.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(folder)
@@ -58,9 +64,14 @@ def complete_folder(folder: Path) -> Iterator[Path]:
             sync(file)
         try:
             os.rename(temporary, folder)
-        except OSError:
+        except OSError as error:
             if not folder.is_dir():
                 raise
+            if not named_by_content:
+                raise UserError(
+                    f"{folder} cannot be replaced ({error.strerror}): another process made it in the meantime, or it "
+                    "is a link or a mount. It is left as it is; give another name, or that of a new folder in it."
+                ) from None
         sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

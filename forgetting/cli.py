@@ -172,7 +172,8 @@ def run(arguments: list[str]) -> None:
     except OSError as error:
         if error.errno not in FILE_SYSTEM:
             raise
-        where = f"{error.filename}: " if error.filename else ""
+        path = error.filename2 or error.filename  # of a file that is moved into its place, the place
+        where = f"{path}: " if path else ""
         raise UserError(f"{where}{error.strerror}; {FILE_SYSTEM[error.errno]}.") from error
 
 

@@ -110,6 +110,18 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_a_living_one_s_is
     assert {path.name for path in tmp_path.iterdir()} == {"x.json", "folder", living.name}
 
 
+def test_a_folder_that_another_process_made_is_not_said_to_be_ours(tmp_path):
+    folder = tmp_path / "folder"
+    with complete_folder(folder) as temporary:  # named by its content, whoever was faster
+        (temporary / "ours").touch()
+        folder.mkdir()
+        (folder / "theirs").touch()
+    message = r"folder cannot be replaced .* another process made it in the meantime"
+    with pytest.raises(UserError, match=message), complete_folder(folder, named_by_content=False) as temporary:
+        (temporary / "ours").touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["folder", "folder/theirs"]
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     write_json(tmp_path / "x.json", {"a": 1})
     with pytest.raises(ValueError, match="Out of range"):

@@ -1,4 +1,5 @@
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,24 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pyte
     content = json.loads((tmp_path / "difference.json").read_text())
     assert content["columns"][-1]["name"] == "average"
     assert content["tasks"][0]["difference"] == 50
+
+
+def test_no_number_of_several_seeds_is_cut_off_at_80_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")  # also the width where the output goes to a file
+    generator = np.random.default_rng(3)
+    for side, seed in product("ab", range(3)):
+        tasks = {name: generator.random(40) < 0.5 for name in ("one", "arc_challenge_of_a_longer_name")}
+        write_results(tmp_path / side / f"seed-{seed}", tasks)
+    compare_command([str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "c.json")])
+    rows = [[cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()]
+    one = json.loads((tmp_path / "c.json").read_text())["tasks"][0]
+    intervals = ((one["low"], one["high"]), one["bootstrap"], one["over_seeds"])
+    ends = [f"{low:+.2f} … {high:+.2f}" for low, high in intervals]
+    found = [cells[1:-1] for cells in rows if "one" in cells]
+    assert found[0] == ["one", f"{one['a']:.2f}", f"{one['b']:.2f}", f"{one['difference']:+.2f}", ends[0], "40"]
+    assert found[1] == ["one", *ends[1:]]
 
 
 @pytest.mark.slow

@@ -194,6 +194,57 @@ def test_a_page_holds_the_numbers_of_the_rows(inside: Path) -> None:
         assert ranks == [rank for rank in line["metrics"]["rank"] if rank is not None]
 
 
+def test_tables_count_the_tokens_of_the_rows(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forgetting.inspection.summary.NUM_SOURCES", 1)
+    (inside / "page.html").write_text(build_page(opened()[1], "a run", 1))
+    page, written = content(inside / "page.html"), rows(inside)
+    tables: dict[str, Counter[tuple[str, str]]] = {"sources": Counter(), "positions": Counter()}
+    ((largest, _),) = Counter(each["source"] for each in written).most_common(1)
+    names = ["first", "2–3", "4–7", "8–15", "16–31", "32–63", "64–127", "128–255"]
+    for each in written:
+        labels = [state for state in each["annotations"]["selection"] if state]
+        for place, label in enumerate(labels):
+            source = each["source"] if each["source"] == largest else "1 smaller sources"
+            position = "last" if place == len(labels) - 1 else names[int(np.log2(place + 1))]
+            tables["sources"][source, label] += 1
+            tables["positions"][position, label] += 1
+    for name in ("sources", "positions"):
+        found = {group["name"]: group for group in page[name] if group["total"]}
+        assert set(found) == {name for name, _ in tables[name]}
+        for group in found.values():
+            negative = tables[name][group["name"], "negative"]
+            assert group["total"] - group["kept"][page["own"]] == negative
+            assert group["total"] == negative + tables[name][group["name"], "positive"]
+
+    def fractions(types: list[dict[str, Any]]) -> list[float]:
+        return [1 - group["kept"][page["own"]] / group["total"] for group in types]
+
+    negative, kept = fractions(page["types"]["negative"]), fractions(page["types"]["kept"])
+    assert negative == sorted(negative, reverse=True)
+    assert kept == sorted(kept)
+    assert negative[0] > kept[0]
+
+
+def test_noise_is_named_by_its_own_kind(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = opened()[1]
+    monkeypatch.setattr(examples, "noise_kinds", ("one", "two"))
+    codes = np.resize(np.array([0, 1, 2], np.uint8), len(examples[0].score))
+    named = row(examples, replace(examples[0], noise=codes))["annotations"]["noise"]
+    scores = row(examples, examples[0])["metrics"]["score"]
+    found = [kind for kind, score in zip(named, scores, strict=True) if score is not None]
+    assert found == [[None, "one", "two"][code] for code in codes]
+
+
+def test_a_large_nll_is_on_the_page_as_it_is(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = opened()[1]
+    monkeypatch.setattr(examples, "nll_base", examples.nll_base * np.float32(100))
+    (inside / "page.html").write_text(build_page(examples, "a run", 40))
+    page = content(inside / "page.html")
+    for example in page["examples"]:
+        values = np.frombuffer(base64.b64decode(example["base"]), "<u2") * page["unit"]
+        np.testing.assert_allclose(values, examples[example["id"]].nll_base, atol=0.51 * page["unit"])
+
+
 def test_a_page_that_would_be_large_is_a_smaller_sample(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_module, "BUDGET", 6000)
     (inside / "page.html").write_text(build_page(opened()[1], "a run", 2000))

@@ -9,9 +9,10 @@ import pytest
 import yaml
 from transformers import AutoConfig, AutoTokenizer
 
-from forgetting.arguments import base_files, merged
+from forgetting.arguments import base_files, merged, read_yaml
 from forgetting.cli import main
 from forgetting.errors import UserError
+from forgetting.studies.new_files import Setup
 from forgetting.studies.plan import Plan
 from forgetting.studies.results import RunFolders
 from forgetting.studies.spec_file import load_study
@@ -98,6 +99,26 @@ def test_what_was_written_runs(model: str, capsys: pytest.CaptureFixture[str]) -
     assert saved.with_name("adapter").is_dir()
     Path("experiments/mine").rename("experiments/moved")
     assert len(base_files(["--config", str(saved)])) == 1  # a saved configuration is whole without its base
+
+
+def test_two_at_once_do_not_both_say_that_they_wrote_the_folder(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def faster(setup: Setup) -> dict[str, str]:
+        setup.folder.mkdir(parents=True)
+        (setup.folder / "base.yaml").write_text("theirs")
+        return {"base.yaml": "ours"}
+
+    monkeypatch.setattr("forgetting.studies.new_files.files_of", faster)
+    with pytest.raises(UserError, match=r"experiments/mine cannot be replaced"):
+        main(["new", write_rows("mine.jsonl"), "--model", model])
+    assert Path("experiments/mine/base.yaml").read_text() == "theirs"
+
+
+@pytest.mark.parametrize("name", ["1e5", "12", "null", "true", "nan", "1_0"])
+def test_a_file_whose_name_is_a_value_of_yaml_is_a_source_by_its_name(model: str, name: str) -> None:
+    main(["new", write_rows(f"{name}.jsonl"), "--model", model])
+    (source,) = read_yaml(Path(f"experiments/{name}/base.yaml"))["data"]["corpus"]["sources"]
+    assert source == name
+    assert read_yaml(Path(f"experiments/{name}/study.yaml"))["title"] == name
 
 
 def test_several_files_are_sources_of_their_own(model: str) -> None:
@@ -277,6 +298,15 @@ def test_what_is_missing_is_said(model: str) -> None:
         main(["new", "org/data", "--model", model])
     with pytest.raises(UserError, match=r"needs a base model: --model"):
         main(["new", write_rows("mine.jsonl")])
+
+
+def test_a_folder_is_no_configuration_and_that_of_a_run_is_named() -> None:
+    Path("runs/a/seed-0").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"^runs/a is a folder, and a configuration file was expected\.$"):
+        read_yaml(Path("runs/a"))
+    Path("runs/a/seed-0/fit.yaml").touch()
+    with pytest.raises(UserError, match=r"expected; the configuration of that run is runs/a/seed-0/fit\.yaml\.$"):
+        read_yaml(Path("runs/a/seed-0"))
 
 
 def test_a_base_of_ones_own_is_found_from_the_current_folder(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from forgetting.corpus.exported_chat import rendered_ids
 from forgetting.errors import UserError
 from forgetting.evaluation.results import FORMAT
 from forgetting.model.adapter_folder import adapter_hash
-from forgetting.runs.generate import Sampling, generate, read_prompts, user_prompt
+from forgetting.runs.generate import Pair, Response, Sampling, generate, read_prompts, user_prompt
+from forgetting.runs.generate_command import _show
 from forgetting.runs.trained import find_trained
 
 COMMIT = "0123456789" * 4
@@ -204,6 +205,17 @@ def test_an_interrupted_export_leaves_nothing(trained, monkeypatch):
     assert not [path for path in Path.cwd().iterdir() if "merged" in path.name]
 
 
+def test_a_folder_that_cannot_be_replaced_is_an_error_and_not_a_model(trained):
+    Path("empty").mkdir()
+    main(["export", str(RUN), "empty"])  # one that can
+    assert Path("empty/adapter_config.json").is_file()
+    Path("elsewhere").mkdir()
+    Path("link").symlink_to("elsewhere")
+    with pytest.raises(UserError, match=r"link cannot be replaced .*: another process made it .* or it is a link"):
+        main(["export", str(RUN), "link"])
+    assert not list(Path("elsewhere").iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -267,6 +279,22 @@ def test_greedy_responses_are_those_of_base_and_adapter(trained, capsys):
     assert "What is 5 plus 5?" in shown
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.JSONL", "a.ndjson", "a.txt"])
+def test_a_prompt_is_the_same_with_a_mark_of_byte_order_and_separators_of_unicode(tmp_path: Path, name: str) -> None:
+    prompts = ["One\u2028line, \x85 and\x0cmore", "Two"]
+    lines = prompts if name == "a.txt" else [json.dumps({"prompt": text}, ensure_ascii=False) for text in prompts]
+    for ends in ("\n", "\r\n"):
+        (tmp_path / name).write_text(ends.join([*lines, ""]), encoding="utf-8-sig", newline="")
+        assert read_prompts(tmp_path / name) == [user_prompt(text) for text in prompts]
+
+
+def test_prompts_and_responses_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    _show(Pair(user_prompt("red \x1b[31m"), Response("up \x1b[A", True), Response("bell \x9b", False)))
+    shown = capsys.readouterr().out
+    assert {"red", "up", "bell"} <= set(shown.split())
+    assert not {"\x1b", "\x9b"} & set(shown)
+
+
 def test_a_response_ends_where_the_template_ends_it(trained, monkeypatch):
     run = find_trained(str(RUN))
     first = next(generate(run, [user_prompt("What is 5?")], Sampling(8), "cpu")).after
@@ -302,6 +330,7 @@ def test_draws_follow_from_the_seed_and_the_prompt_alone(trained):
         (["--prompts", "bad.jsonl"], r"bad.jsonl, line 2: an object with \"prompt\""),
         (["--prompts", "broken.jsonl"], r"broken.jsonl, line 1 is not valid JSON"),
         (["--prompts", "empty.txt"], r"empty.txt holds no prompt"),
+        (["--prompt", "x", "--output", "runs"], r"--output runs is a folder; give a file"),
         (["--prompt", "x", "--temperature", "-1"], r"--temperature is -1"),
         (["--prompt", "x", "--max-new-tokens", "0"], r"--max-new-tokens is 0"),
         (["--prompt", "x", "--seed", "-1"], r"--seed is -1"),

@@ -10,6 +10,7 @@ import pytest
 from jsonargparse import Namespace
 
 from forgetting.errors import UserError
+from forgetting.run_folder import read_metrics
 from forgetting.runs.loggers import MetricsFile, Trackio, wandb_logger
 from forgetting.runs.run import Run
 from forgetting.runs.trainer_cli import _name_loggers
@@ -61,6 +62,16 @@ def test_a_row_that_was_cut_off_is_no_row(tmp_path):
     resumed.log_metrics({"loss": 20.0}, 20)
     resumed.write()
     assert [row["step"] for row in rows(log.path)] == [*map(str, range(11)), "20"]
+
+
+def test_rows_of_another_width_and_without_a_step_are_left_out(tmp_path):
+    path = tmp_path / "metrics.csv"
+    assert read_metrics(path) == []
+    for text in ("", "step,loss", "step,loss\n"):
+        path.write_text(text)
+        assert read_metrics(path) == []
+    path.write_text("step,loss\n0,1.0\n1\n2,3.0,4.0\n,5.0\nx,6.0\n\n3,\n4,7")  # the last has no end
+    assert read_metrics(path) == [{"step": "0", "loss": "1.0"}, {"step": "3", "loss": ""}]
 
 
 def test_rows_are_appended_and_not_written_again(tmp_path):

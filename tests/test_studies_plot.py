@@ -2,15 +2,20 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
+from matplotlib.patches import Patch
 
+from forgetting.artifacts import write_manifest
 from forgetting.cli import main
 from forgetting.errors import UserError
 from forgetting.method.scores import score_histogram
 from forgetting.method.store import close_store, shard_ranges, write_shard
-from forgetting.studies.plot import read_curves, read_histogram, short_names
+from forgetting.studies.figures import save_figure
+from forgetting.studies.plot import Curves, Histogram, draw_panels, read_curves, read_histogram, short_names
 
 HEAD = (
     "step,validation/nll,validation/nll_positive,train/loss,train/nll_positive,train/nll_negative,train/gradient_norm"
@@ -89,6 +94,52 @@ def test_runs_and_stores_are_drawn_side_by_side(run: Path, store: Path, tmp_path
         assert output.read_bytes() == before
 
 
+def drawn(curves: list[Curves], histograms: list[Histogram], folder: Path) -> Any:
+    """The figure of runs and stores."""
+    figures: list[Any] = []
+
+    def make(pyplot: Any) -> Any:
+        figures.append(draw_panels(pyplot, curves, histograms))
+        return figures[0]
+
+    save_figure(make, folder / "figure.svg", "svg")
+    return figures[0]
+
+
+@pytest.mark.parametrize("number", [2, 7, 8, 20])
+def test_every_run_has_a_color_of_its_own(number: int, tmp_path: Path) -> None:
+    column = (np.arange(2.0), np.arange(2.0))
+    columns = {"train/nll_positive": column, "train/gradient_norm": column}
+    figure = drawn([Curves(str(i), columns) for i in range(number)], [], tmp_path)
+    (legend,) = figure.legends
+    colors = [to_hex(line.get_color()) for line in legend.get_lines()]
+    assert len(set(colors)) == number
+    for axes in figure.axes:  # and its curves have that color
+        assert [to_hex(line.get_color()) for line in axes.get_lines()[:number]] == colors
+
+
+@pytest.mark.parametrize(("threshold", "names"), [
+    (-10.0, ["positive"]), (0.5, ["positive", "negative"]), (10.0, ["negative"]),
+])  # fmt: skip
+def test_a_legend_names_the_bars_that_there_are_in_their_color(
+    threshold: float, names: list[str], tmp_path: Path
+) -> None:
+    histogram = Histogram("x", np.array([1, 2]), np.array([0.0, 1.0, 2.0]), threshold, 0.7)
+    legend = drawn([], [histogram], tmp_path).axes[0].get_legend()
+    bars = {
+        text.get_text(): to_hex(handle.get_facecolor())
+        for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True) if isinstance(handle, Patch)
+    }  # fmt: skip
+    assert bars == {name: {"positive": "#0072b2", "negative": "#b5b5b5"}[name] for name in names}
+
+
+def test_a_corpus_is_no_store_and_nobody_is_told_to_remove_its_manifest(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "manifest.json", {"format": 1, "kind": "corpus", "content_hash": "x", "identity": {}})
+    with pytest.raises(UserError, match=r"holds neither: the folder of a run") as error:
+        main(["plot", str(tmp_path), "--output", str(tmp_path / "plot.png")])
+    assert "Remove" not in str(error.value)
+
+
 def test_what_cannot_be_drawn_is_refused_and_nothing_is_written(run: Path, tmp_path: Path) -> None:
     output = tmp_path / "plot.png"
     (tmp_path / "empty").mkdir()
@@ -106,3 +157,6 @@ def test_what_cannot_be_drawn_is_refused_and_nothing_is_written(run: Path, tmp_p
     with pytest.raises(UserError, match=r"a file that ends in .svg or .png was expected"):
         main(["plot", str(run), "--output", str(tmp_path / "plot.pdf")])
     assert not output.exists()
+    output.mkdir()  # the message names it, and not the temporary file that was to become it
+    with pytest.raises(UserError, match=rf"^{re.escape(str(output))}: Is a directory; it is a folder where a file was"):
+        main(["plot", str(run), "--output", str(output)])

@@ -94,17 +94,20 @@ def _metrics(given: list[str]) -> dict[str, str]:
 
 
 def _tables(comparison: "Comparison", confidence: float) -> "list[Table]":
-    """A table of the differences of tasks, columns and average, and one of the tests of the tasks."""
+    """Tables of the differences, of the two parts of each interval where there are several pairs, and of the tests.
+
+    Each fits a terminal of 80 columns: a number that is cut off there looks like another one.
+    """
     from rich.table import Table
 
-    several = comparison.tasks[0].seeds > 1
-    differences, tests = Table(), Table()
-    differences.add_column("", overflow="fold")
-    for header in ("", "metric"):
-        tests.add_column(header, overflow="fold")
-    parts = ("bootstrap", "seeds' means", "pairs") if several else ()
-    for header in ("A", "B", "A − B", f"{100 * confidence:g}% interval", "documents", *parts):
+    differences, parts, tests = Table(), Table(), Table()
+    for table, headers in ((differences, ("",)), (parts, ("",)), (tests, ("", "metric"))):
+        for header in headers:
+            table.add_column(header, overflow="fold")
+    for header in ("A", "B", "A − B", f"{100 * confidence:g}% interval", "documents"):
         differences.add_column(header, no_wrap=True)
+    for header in ("of it: bootstrap", "of it: Student's t on the pairs"):
+        parts.add_column(header, no_wrap=True)
     for header in ("only A, B", "p", "p (Holm)", "detectable"):
         tests.add_column(header, no_wrap=True)
     for section in comparison[:2]:
@@ -112,14 +115,16 @@ def _tables(comparison: "Comparison", confidence: float) -> "list[Table]":
             ends = ((row.low, row.high), row.bootstrap, row.over_seeds)
             interval, *others = ("—" if pair is None else f"{pair[0]:+.2f} … {pair[1]:+.2f}" for pair in ends)
             numbers = [f"{row.a:.2f}", f"{row.b:.2f}", f"{row.difference:+.2f}", interval, str(row.documents)]
-            differences.add_row(row.name, *numbers, *([*others, str(row.seeds)] if several else []))
+            differences.add_row(row.name, *numbers)
+            parts.add_row(row.name, *others)
         differences.add_section()
+        parts.add_section()
     for row in comparison.tasks:
         if test := row.test:
             only = "—" if test.only_a is None else f"{test.only_a}, {test.only_b}"
             detectable = "—" if test.detectable is None else f"{test.detectable:.2f}"
             tests.add_row(row.name, test.metric, only, f"{test.p:.3g}", f"{test.adjusted_p:.3g}", detectable)
-    return [differences, tests]
+    return [differences, parts, tests] if comparison.tasks[0].seeds > 1 else [differences, tests]
 
 
 def _compare_parser() -> ArgumentParser:

@@ -81,12 +81,12 @@ def read_prompts(file: Path) -> list[Messages]:
         UserError: Naming the line that is neither.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")  # splitlines would cut at U+2028 in a prompt, too
     except FileNotFoundError:
         raise UserError(f"There is no file {file} of prompts.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is no text in UTF-8: {error}.") from None
-    is_json = file.suffix in (".jsonl", ".json")
+    is_json = file.suffix.lower() in (".jsonl", ".ndjson", ".json")
     prompts = [
         _conversation(line, f"{file}, line {number}") if is_json else user_prompt(line)
         for number, line in enumerate(lines, start=1) if line.strip()
@@ -105,7 +105,7 @@ def _conversation(line: str, where: str) -> Messages:
     expected = 'an object with "prompt" (a text), or with "messages" that end with the user\'s, was expected'
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not valid JSON ({error}): {expected}.") from None
     if isinstance(row, dict) and isinstance(row.get("prompt"), str) and row["prompt"].strip():
         return user_prompt(row["prompt"])

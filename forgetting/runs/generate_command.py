@@ -18,6 +18,9 @@ def generate_command(arguments: list[str]) -> None:
     options = parse(_parser(), arguments)
     if (options.prompts is None) == (options.prompt is None):
         raise UserError("Give prompts: either --prompts FILE or --prompt TEXT.")
+    output = None if options.output is None else Path(options.output).expanduser()
+    if output is not None and output.is_dir():
+        raise UserError(f"--output {output} is a folder; give a file.")
     from forgetting.artifacts import write_text
     from forgetting.evaluation.harness import usable_device
     from forgetting.runs.generate import Sampling, generate, read_prompts, user_prompt
@@ -33,10 +36,10 @@ def generate_command(arguments: list[str]) -> None:
     for pair in generate(run, prompts, sampling, device):
         pairs.append(pair)
         _show(pair)
-    if options.output is not None:
+    if output is not None:
         lines = [json.dumps(pair.record(), ensure_ascii=False) + "\n" for pair in pairs]
-        write_text(Path(options.output).expanduser(), "".join(lines))
-        print(f"{len(pairs)} prompt(s): {options.output}")
+        write_text(output, "".join(lines))
+        print(f"{len(pairs)} prompt(s): {output}")
 
 
 def _show(pair: "Pair") -> None:
@@ -44,9 +47,12 @@ def _show(pair: "Pair") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("before", "after", title=Text(pair.messages[-1]["content"]), title_justify="left", expand=True)
+    from forgetting.corpus.values import visible
+
+    title = Text(visible(pair.messages[-1]["content"]))
+    table = Table("before", "after", title=title, title_justify="left", expand=True)
     texts = [r.text if r.is_complete else f"{r.text} … (cut)" for r in (pair.before, pair.after)]
-    table.add_row(*map(Text, texts))
+    table.add_row(*(Text(visible(text)) for text in texts))
     Console().print(table)
 
 

@@ -57,7 +57,7 @@ def write_model_folder(run: TrainedRun, folder: Path, merge: bool) -> list[str]:
     tokenizer = run.load_tokenizer()
     chat, kind = run.chat(tokenizer), "merged" if merge else "adapter"
     results, others = _results(run)
-    with complete_folder(folder) as temporary:
+    with complete_folder(folder, named_by_content=False) as temporary:
         if merge:
             merged = merged_model(run)
             _stop_at(merged, chat)

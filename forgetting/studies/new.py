@@ -51,7 +51,7 @@ def new_command(arguments: list[str]) -> None:
     preview = preview_of(options.model, list(texts.values()))
     setup = Setup(options.model, folder, {each.name: each.source for each in inputs}, len(texts), preview.max_length)
     print(f"{setup.sizes()}\n\n{preview.report()}\n")
-    with complete_folder(folder) as temporary:
+    with complete_folder(folder, named_by_content=False) as temporary:
         for name, content in files_of(setup).items():
             (temporary / name).write_text(content, encoding="utf-8")
     print(setup.ending())

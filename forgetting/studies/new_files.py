@@ -182,12 +182,23 @@ def _base(setup: Setup) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Templates in double quotes: a line break in them is then a backslash and an n."""
+    """Templates in double quotes: a line break in them is then a backslash and an n.
+
+    So are numbers: a configuration's loader reads 1e5 as one, which PyYAML writes as it is.
+    """
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = '"' if set(text) & set("\n{}") else None
+    style = '"' if set(text) & set("\n{}") or _is_number(text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 _Dumper.add_representer(str, _text)

@@ -12,12 +12,13 @@ import numpy as np
 from jsonargparse import ArgumentParser
 
 from forgetting.arguments import command_parser, parse
+from forgetting.artifacts import read_json
 from forgetting.errors import UserError
 from forgetting.run_folder import read_metrics
 from forgetting.studies.figures import save_figure
 
 RUN_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-"""Of Okabe and Ito (2008): told apart by readers who do not see all colors."""
+"""Of Okabe and Ito (2008): told apart by readers who do not see all colors. More runs are colored along a scale."""
 
 POSITIVE_COLOR, NEGATIVE_COLOR, THRESHOLD_COLOR = "#0072B2", "#b5b5b5", "#D55E00"
 
@@ -104,7 +105,8 @@ def _parser() -> ArgumentParser:
 
 
 def _kind(folder: Path) -> str:
-    if (folder / "manifest.json").is_file():
+    manifest = folder / "manifest.json"
+    if manifest.is_file() and "content_hash" not in read_json(manifest):  # a corpus has that, and is no store
         return "store"
     if (folder / "metrics.csv").is_file():
         return "run"
@@ -184,7 +186,9 @@ def draw_panels(pyplot: Any, curves: list[Curves], histograms: list[Histogram]) 
     panels += [lambda axes, h=histogram: _draw_histogram(axes, h) for histogram in histograms]
     num_columns = min(len(panels), 2)
     num_rows = -(-len(panels) // num_columns)
-    canvas, grid = pyplot.subplots(num_rows, num_columns, figsize=(4.6 * num_columns, 3 * num_rows), squeeze=False)
+    legend_height = 0.2 * len(curves) if len(curves) > 3 else 0.0
+    size = (4.6 * num_columns, 3 * num_rows + legend_height)
+    canvas, grid = pyplot.subplots(num_rows, num_columns, figsize=size, squeeze=False)
     for axes, panel in zip(grid.flat, panels, strict=False):
         panel(axes)
         axes.grid(axis="y", color="#e4e4e4", lw=0.8)
@@ -192,14 +196,22 @@ def draw_panels(pyplot: Any, curves: list[Curves], histograms: list[Histogram]) 
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     if curves:
-        handles = [pyplot.Line2D([], [], color=_color(i), lw=2, label=run.name) for i, run in enumerate(curves)]
+        colors = [_color(i, len(curves)) for i in range(len(curves))]
+        handles = [
+            pyplot.Line2D([], [], color=color, lw=2, label=run.name) for color, run in zip(colors, curves, strict=True)
+        ]
         num_beside = 1 if len(curves) > 3 else len(curves)
         canvas.legend(handles=handles, loc="outside upper left", ncols=num_beside, frameon=False)
     return canvas
 
 
-def _color(run: int) -> str:
-    return RUN_COLORS[run % len(RUN_COLORS)]
+def _color(run: int, num_runs: int) -> Any:
+    """A color that no other of the runs has."""
+    if num_runs <= len(RUN_COLORS):
+        return RUN_COLORS[run]
+    from matplotlib import colormaps
+
+    return colormaps["turbo"]((run + 0.5) / num_runs)
 
 
 def _draw_nll(axes: Any, curves: list[Curves], group: str, title: str, sides: list[str]) -> None:
@@ -207,7 +219,7 @@ def _draw_nll(axes: Any, curves: list[Curves], group: str, title: str, sides: li
         for side in sides:
             if f"{group}/{side}" in run.columns:
                 marker = {"marker": "o", "ms": 3} if group == "validation" else {}
-                _line(axes, *run.columns[f"{group}/{side}"], color=_color(i), ls=SIDES[side][1], **marker)
+                _line(axes, *run.columns[f"{group}/{side}"], color=_color(i, len(curves)), ls=SIDES[side][1], **marker)
     for side in sides:
         name, style = SIDES[side]
         axes.plot([], [], color="#555555", ls=style, label=name)
@@ -218,7 +230,7 @@ def _draw_nll(axes: Any, curves: list[Curves], group: str, title: str, sides: li
 def _draw_column(axes: Any, curves: list[Curves], column: str, title: str, unit: str) -> None:
     for i, run in enumerate(curves):
         if column in run.columns:
-            _line(axes, *run.columns[column], smooth=column != "train/coefficient", color=_color(i))
+            _line(axes, *run.columns[column], smooth=column != "train/coefficient", color=_color(i, len(curves)))
     _label(axes, title, unit)
 
 
@@ -245,7 +257,8 @@ def _draw_histogram(axes: Any, histogram: Histogram) -> None:
     edges, counts = histogram.edges, histogram.counts
     positive = edges[:-1] >= histogram.threshold
     for shown, color, name in ((positive, POSITIVE_COLOR, "positive"), (~positive, NEGATIVE_COLOR, "negative")):
-        axes.bar(edges[:-1][shown], counts[shown], np.diff(edges)[shown], align="edge", color=color, label=name)
+        if shown.any():  # the legend would show bars that are none in another color
+            axes.bar(edges[:-1][shown], counts[shown], np.diff(edges)[shown], align="edge", color=color, label=name)
     axes.set_ylim(0, 1.35 * counts.max())  # room for the legend
     axes.axvline(0, color="#000000", lw=1, ls=":", label="zero")
     axes.axvline(
