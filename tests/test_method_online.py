@@ -230,6 +230,9 @@ def test_killed_twice_it_ends_with_the_same_bits(scored_work, options, capsys):
     ours, theirs = rows(run_folder()), rows(whole)
     for name in ("train/loss", "train/nll_positive", "train/nll_negative", "train/coefficient"):
         assert [row[name] for row in ours] == [row[name] for row in theirs], name
+    card, said = (run_folder() / "adapter/README.md").read_text(), capsys.readouterr().out
+    assert "(negative=Power(exponent=1.0)) on backbone: " in said
+    assert ("Which response tokens are positive is decided while it trains" in card) == (options is ONE_RUN)
     coefficients = [float(row["train/coefficient"]) for row in ours]
     assert coefficients[0] == 0
     assert max(coefficients) > 0
@@ -239,7 +242,7 @@ def test_killed_twice_it_ends_with_the_same_bits(scored_work, options, capsys):
         assert ours[3]["train/nll_negative"] != ""
         assert ours[3]["train/threshold"] != ""
     else:
-        assert re.search(r"step \d+: λ stops growing at [\d.]+", capsys.readouterr().out)
+        assert re.search(r"step \d+: λ stops growing at [\d.]+", said)
 
 
 def test_the_control_without_its_state_a_run_ends_otherwise(scored_work, monkeypatch):

@@ -14,7 +14,7 @@ from forgetting.cli import main
 from forgetting.corpus.exported_chat import rendered_ids
 from forgetting.corpus.templates import template_for
 from forgetting.model.adapter_folder import CONFIG, SUMS, WEIGHTS, adapter_hash, refuse_damaged_adapter
-from forgetting.runs import records
+from forgetting.runs import card, records
 
 
 def run_snippet(card: str, folder: Path, capsys) -> str:
@@ -46,6 +46,13 @@ def test_an_adapter_carries_its_tokenizer_and_a_card(scored_work, capsys):
     assert adapter_hash(adapter) == before
     (adapter / WEIGHTS).write_bytes(b"another")  # the control
     assert adapter_hash(adapter) != before
+
+
+def test_a_class_is_named_with_the_arguments_that_were_given_and_those_of_its_terms():
+    term = {"class_path": "forgetting.method.terms.TokenNPO", "init_args": {"beta": 0.5}}
+    objective = {"class_path": "Forgetting", "init_args": {"t_max": 0.2, "negative": term, "positive": None}}
+    assert card._class(objective) == "`Forgetting(t_max=0.2, negative=TokenNPO(beta=0.5))`"
+    assert card._class("MeanNLL") == "`MeanNLL`"
 
 
 def test_a_save_that_is_stopped_leaves_no_adapter_and_a_second_one_the_same_bytes(scored_work, monkeypatch):

@@ -63,6 +63,11 @@ class Objective(nn.Module):
         """Numbers of its own to log with a step, such as λ."""
         return {}
 
+    def extra_repr(self) -> str:
+        """The terms that it has in place of the nll, for whoever runs it."""
+        terms = {name: value for name, value in vars(self).items() if isinstance(value, Term) and value != Plain()}
+        return ", ".join(f"{name}={value}" for name, value in terms.items())
+
 
 def dual_loss(
     nll: Float[Tensor, " tokens"],

@@ -38,6 +38,10 @@ class Term:
         """Values f of all response tokens of a micro-batch; an objective uses those of its side."""
         raise NotImplementedError
 
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({arguments})"
+
 
 @dataclass
 class Plain(Term):

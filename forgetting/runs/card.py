@@ -105,6 +105,8 @@ def _method(run: RunFacts) -> str:
     data, objective = run.data, _class(run.model["objective"])
     if data["split"] == "reference":
         return f"It is a reference model: trained on every response token of a held-out sample D_ref, by {objective}."
+    if "positive_fraction" in (run.model["objective"].get("init_args") or {}):
+        return f"Which response tokens are positive is decided while it trains, by {objective}."
     if data["positive_fraction"] == "all":
         return f"Every response token is trained on, by {objective}."
     ranked = "sequences" if data["granularity"] == "sequence" else "response tokens"
@@ -123,11 +125,16 @@ def _method(run: RunFacts) -> str:
 
 
 def _class(content: Any) -> str:
-    """A class with its arguments: `Forgetting(t_max=0.25)`."""
-    if not isinstance(content, dict):
-        return f"`{content}`"
-    arguments = ", ".join(f"{key}={value!r}" for key, value in (content.get("init_args") or {}).items())
-    return f"`{str(content['class_path']).rsplit('.', 1)[-1]}({arguments})`"
+    """A class with the arguments that are given, in code quotes: Forgetting(t_max=0.25)."""
+    return f"`{_call(content)}`" if isinstance(content, dict) else f"`{content}`"
+
+
+def _call(content: Any) -> str:
+    if not isinstance(content, dict) or "class_path" not in content:
+        return repr(content)
+    given = {key: value for key, value in (content.get("init_args") or {}).items() if value is not None}
+    arguments = ", ".join(f"{key}={_call(value)}" for key, value in given.items())
+    return f"{str(content['class_path']).rsplit('.', 1)[-1]}({arguments})"
 
 
 def _usage(run: RunFacts, kind: Kind, chat: ExportedChat) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
+from forgetting.method.objectives import Objective
 from forgetting.method.steps import OptimizerStep
 from forgetting.model.batch import MicroBatch
 from forgetting.model.language_model import LanguageModel
@@ -103,12 +104,18 @@ def held_for_backward(model: LanguageModel, batch: MicroBatch) -> int:
     return sum(kept.values())
 
 
+def _name(objective: Objective) -> str:
+    """Its class, and the terms that it has in place of the nll."""
+    terms = objective.extra_repr()
+    return type(objective).__name__ + (f"({terms})" if terms else "")
+
+
 def preflight(trainer: lightning.Trainer, module: FineTuner, data: ForgettingData) -> str:
     """What is about to happen, in one paragraph."""
     trained = sum(p.numel() for p in module.trainable().values())
     total = sum(p.numel() for p in module.language_model.parameters())
     lines = [
-        f"{type(module.objective).__name__} on {module.backbone}: {trained:,} of {total:,} parameters are trained, "
+        f"{_name(module.objective)} on {module.backbone}: {trained:,} of {total:,} parameters are trained, "
         f"{module.total_steps:,} optimizer steps of {data.batch_size} sequences over "
         f"{len(data.tokens.split(data.train_split)):,} examples, {trainer.world_size} process(es), {trainer.precision}"
     ]
