@@ -131,17 +131,20 @@ def test_ddp_on_two_ranks_ends_where_one_process_ends(alone, tmp_path):
     assert float(ours[-1]["validation/nll"]) == pytest.approx(float(theirs[-1]["validation/nll"]), rel=1e-4)
 
 
+ONE_RUN = [
+    "--data.positive_fraction=all", "--model.objective=OnlineForgetting", "--model.objective.warmup_fraction=0.3",
+    "--model.objective.start=0.3",
+]  # fmt: skip
+CONSTRAINT = ["--model.objective=ConstrainedForgetting", "--model.objective.memory=1.0"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "options",
-    [
-        ["--data.positive_fraction=all", "--model.objective=OnlineForgetting", "--model.objective.warmup_fraction=0.3",
-         "--model.objective.start=0.3"],
-        ["--model.objective=ConstrainedForgetting", "--model.objective.memory=1.0"],
-    ],
-    ids=["one run", "constraint"],
-)  # fmt: skip
-def test_state_from_a_steps_sums_is_the_same_on_two_ranks(alone, tmp_path, options):
+    ("options", "strategy"),
+    [(ONE_RUN, "ddp"), (CONSTRAINT, "ddp"), (ONE_RUN, "sharded")],
+    ids=["one run", "constraint", "one run sharded"],
+)
+def test_state_from_a_steps_sums_is_the_same_on_two_ranks(alone, tmp_path, options, strategy):
     """Both look at what other ranks have seen: the threshold and λ of a step follow from the sums of all."""
     shutil.copytree(alone, tmp_path, dirs_exist_ok=True)
     for root in ("one", "two"):
@@ -149,7 +152,7 @@ def test_state_from_a_steps_sums_is_the_same_on_two_ranks(alone, tmp_path, optio
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         assert in_process(["fit", "--config", METHOD, *options, "--run.root", "one"]) == 0
-    forgetting(tmp_path, "fit", "--config", METHOD, *options, "--run.root", "two", *DDP)
+    forgetting(tmp_path, "fit", "--config", METHOD, *options, "--run.root", "two", *DDP[:-1], strategy)
     (ours,), (theirs,) = (list((tmp_path / root / "tiny").glob("forgetting@*/seed-0")) for root in ("two", "one"))
     states = [
         torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for folder in (ours, theirs)

@@ -67,7 +67,7 @@ def estimate(trainer: lightning.Trainer, module: FineTuner, step: OptimizerStep,
     seconds = time.perf_counter() - start
     scale = max(1.0, most_tokens / largest.input_ids.numel())
     padded = sum(batch.input_ids.numel() for batch in batches)
-    factor = STEP_TO_FORWARD + (1 if module.activation_checkpointing else 0)
+    factor = STEP_TO_FORWARD + module.activation_checkpointing + module.objective.computes_base
     trained = list(module.trainable().values())
     return Estimate(
         seconds * factor * padded / largest.input_ids.numel(),
