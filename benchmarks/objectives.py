@@ -88,7 +88,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         backbone = write_backbone(folder / "backbone", shape)
-        data = data_module(backbone, write_source(folder / "source.jsonl", 40, shape.vocab), 24, folder / "corpora")
+        data = data_module(backbone, write_source(folder / "source.jsonl", 20, shape.vocab), 8, folder / "corpora")
         data.setup("fit")
         split, model = data.tokens.split("train"), adapted(backbone).to(place)
 
@@ -96,7 +96,7 @@ def main() -> None:
         positive = np.random.default_rng([1, i]).random(int(split.response_mask(i).sum())) < 0.7
         return positive, ~positive
 
-    every = StepDataset(split, masks, data.token_budget)[0, range(24)]
+    every = StepDataset(split, masks, data.token_budget)[0, range(8)]
     for batch in every.micro_batches:
         count = len(batch.positive_mask)
         batch.columns = {
@@ -114,13 +114,13 @@ def main() -> None:
     }
     contenders["scoring the same tokens"] = functools.partial(score, model, every.micro_batches)
     alternate(contenders, 1)  # to warm up
-    taken = alternate(contenders, options.rounds)
     print(
         f"{every.num_tokens} tokens a step, {len(every.micro_batches)} micro-batches, {options.rounds} pairs, {place}"
     )
     for name in contenders:
         if name != EQUATION_8:
-            print(f"  {name:<28}{described(taken[name], taken[EQUATION_8])}")
+            taken = alternate({key: contenders[key] for key in (EQUATION_8, name)}, options.rounds)
+            print(f"  {name:<28}{described(taken[name], taken[EQUATION_8])}", flush=True)
 
 
 def described(ours: list[Seconds], paper: list[Seconds]) -> str:

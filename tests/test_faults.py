@@ -214,7 +214,7 @@ def test_a_provenance_that_is_not_ours_is_refused_with_what_to_do(work, text):
         ("--data.threshold=0", r"data.threshold is 0.0 and data.positive_fraction is 0.7, which exclude each other"),
         ("--data.positive_fraction=null", r"Give data.positive_fraction \(ρ, or .all.\), or data.threshold"),
         ("--data.positive_fraction=.nan", r"\(ρ\) is nan; it must lie between 0 and 1"),
-        ("--data.positive_share=0.5", r"unrecognized arguments: --data.positive_share.*Did you mean data\.positive_"),
+        ("--data.positive_share=0.5", r"unrecognized arguments: --data.positive_share.*Did you mean .*data\.positive_"),
         ("--model.learning_rte=0.5", r"Did you mean model\.learning_rate"),
         ("--model.objective=Forgeting", "Did you mean Forgetting"),
     ],

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from forgetting.cli import COMMANDS, TRAINER_COMMANDS
-from forgetting.method import objectives, scores
+from forgetting.method import objectives, online, scores, terms
 from forgetting.settings_help import CLASSES, settings
 
 REPOSITORY = Path(__file__).parents[1]
@@ -55,7 +55,9 @@ def test_every_method_is_on_the_page_of_papers_under_the_name_that_asks_for_it()
         key, value = yaml.safe_load(setting.strip("`")).popitem()
         assert key in known or key.rpartition(".")[0] in known
         listed |= {name, value}
-    bases = ((objectives, objectives.Objective), (scores, scores.Score))
+    bases = (
+        (objectives, objectives.Objective), (online, objectives.Objective), (scores, scores.Score), (terms, terms.Term),
+    )  # fmt: skip
     ours = {name for module, base in bases for name, item in vars(module).items()
             if isinstance(item, type) and issubclass(item, base) and item is not base}  # fmt: skip
     assert ours <= listed

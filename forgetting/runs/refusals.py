@@ -85,7 +85,8 @@ def _refuse_inherited(key: str, parsed: Any, given: Any) -> None:
         return
     module, _, name = parsed["class_path"].rpartition(".")
     parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
-    arguments = given.get("init_args") or {} if isinstance(given, Mapping) else {}
+    arguments = given if isinstance(given, Mapping) else {}
+    arguments = {**arguments, **(arguments.get("init_args") or {})}  # an override's key needs no `init_args`
     for argument, value in (parsed.get("init_args") or {}).items():
         if argument in arguments:
             _refuse_inherited(f"{key}.{argument}", value, arguments[argument])
