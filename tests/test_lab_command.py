@@ -10,7 +10,7 @@ from lab_worlds import SMALL
 
 from forgetting.cli import main
 from forgetting.errors import UserError
-from forgetting.lab_command import experiments_folder, lab_command
+from forgetting.lab_command import experiments_folder, lab_command, write_study
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 OVERLAY = """
@@ -82,3 +82,13 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         main(["lab", "--help"])
     assert exit.value.code == 0
     assert "--first-seed" in capsys.readouterr().out
+
+
+def test_another_study_is_repeated_over_the_worlds(tmp_path):
+    source, worlds = EXPERIMENTS / "tables" / "lab_epochs.yaml", [tmp_path / "7", tmp_path / "8"]
+    file = write_study(source, EXPERIMENTS, worlds, tmp_path / "study.yaml")
+    study = yaml.safe_load(file.read_text())
+    assert study["groups"] == yaml.safe_load(source.read_text())["groups"]
+    assert [repeat["overlay"] for repeat in study["repeats"]] == [
+        f"{world}/world-{world.name}.yaml" for world in worlds
+    ]
