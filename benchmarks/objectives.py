@@ -57,9 +57,7 @@ def take_step(model: LanguageModel, objective: Objective, batches: list[LabeledB
     """Forward and backward pass, statistics and update."""
     statistics = []
     for batch in batches:
-        base = model.base_nll(batch.inputs) if objective.computes_base else None
-        outputs = model(batch.inputs, entropy=True) if objective.needs_entropy else (model(batch.inputs), None)
-        tokens = objective.select(batch.tokens(*outputs, base), step)
+        tokens = objective.select(batch.under(model, objective), step)
         objective(tokens, step).backward()
         statistics.append(objective.statistics(tokens))
     objective.after_step(StepSums(step, 0.0, 0.0, 0.0, torch.stack(statistics).sum(0)))

@@ -141,14 +141,15 @@ def _joined(arguments: Sequence[str]) -> list[str]:
     """Every option as one `--key=value`; what precedes the first, a command, is left out."""
     options: list[str] = []
     for argument in arguments:
-        if argument.startswith("-") and not _is_number(argument):
+        if argument.startswith("-") and not is_number(argument):
             options.append(argument)
         elif options and "=" not in options[-1]:
             options[-1] += f"={argument}"
     return options
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a text reads as a number, such as 1e5."""
     try:
         float(text)
     except ValueError:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from forgetting.method.objectives import Forgetting, MeanNLL, Objective
-from forgetting.method.online import OnlineForgetting
+from forgetting.method.online import OnlineForgetting, OnlineIgnoring
 from forgetting.method.response_tokens import Step
 from forgetting.method.steps import StepDataset, StepSampler, distribute
 from forgetting.method.terms import SequenceNPO
@@ -80,24 +80,35 @@ def loss_and_gradient(network, dataset: StepDataset, indices: list[int], objecti
         step = dataset[0, indices]
         for batch in step.micro_batches:
             counts = Step(8, 10, step.num_positive, step.num_negative)
-            base = network.base_nll(batch.inputs) if "nll_base" in objective.columns else None
-            part = objective(objective.select(batch.tokens(network(batch.inputs), None, base), counts), counts)
+            part = objective(objective.select(batch.under(network, objective), counts), counts)
             part.backward()
             total += part.detach()
     gradient = torch.cat([p.grad.flatten() for p in network.parameters() if p.requires_grad])
     return total, gradient
 
 
-def one_run(**options: Any) -> OnlineForgetting:
+def one_run(kind: type[OnlineIgnoring], **options: Any) -> OnlineIgnoring:
     """Half of the tokens by a threshold of 0, since half of the scores seen were below it."""
-    objective = OnlineForgetting(0.5, warmup_fraction=0.0, **options)
+    objective = kind(0.5, warmup_fraction=0.0, **options)
     objective.counts[[0, -1]] = 1.0
     return objective
 
 
+def by_sequence() -> Forgetting:
+    """One weight for a response, whose base nll is computed here where there is no store."""
+    objective = Forgetting(negative=SequenceNPO())
+    objective.computes_base = True
+    return objective
+
+
 OBJECTIVES = [
-    MeanNLL(), Forgetting(), Forgetting(negative=SequenceNPO()), one_run(), one_run(scope="example"),
-]  # fmt: skip
+    MeanNLL(),
+    Forgetting(),
+    by_sequence(),
+    one_run(OnlineIgnoring),
+    one_run(OnlineForgetting),
+    one_run(OnlineForgetting, scope="example"),
+]
 CASES = {
     "unequal lengths": (Made([3, 60, 7, 22, 31, 5, 5, 48, 12, 9, 2, 33] * 2), 0.7),
     "no negative token": (Made([9, 14, 30, 4, 11, 8]), 1.0),

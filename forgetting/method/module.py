@@ -19,7 +19,7 @@ from forgetting.method.held_out import HeldOutBatch
 from forgetting.method.objectives import Objective
 from forgetting.method.response_tokens import ResponseTokens, Step, StepSums
 from forgetting.method.scoring import ShardScores, ShardWork, score_shard
-from forgetting.method.steps import LabeledBatch, OptimizerStep
+from forgetting.method.steps import OptimizerStep
 from forgetting.model.adapter_folder import adapter_hash
 from forgetting.model.backbone import load_backbone
 from forgetting.model.dtypes import DType
@@ -196,7 +196,7 @@ class FineTuner(LightningModule):
         parts: list[Tensor] = []
         for place, batch in enumerate(step.micro_batches, start=1):
             with nullcontext() if place == len(step.micro_batches) else self._without_gradient_sync():
-                tokens = self.objective.select(self.response_tokens(batch), counts)
+                tokens = self.objective.select(batch.under(self.language_model, self.objective), counts)
                 share = batch.share(self.objective, tokens, counts)
                 # Strategies average gradients over ranks; the shares are to be summed.
                 self.manual_backward(share * self.trainer.world_size)
@@ -223,14 +223,6 @@ class FineTuner(LightningModule):
         if logs:
             speed = {} if seconds is None else {"tokens_per_second": step.num_tokens / seconds}
             self._log_step(number, sums, {**metrics, "learning_rate": rate, "gradient_norm": float(norm), **speed})
-
-    def response_tokens(self, batch: LabeledBatch) -> ResponseTokens:
-        """The response tokens of a micro-batch under the model, with the columns that the objective reads."""
-        base = self.language_model.base_nll(batch.inputs) if self.objective.computes_base else None
-        if self.objective.needs_entropy:
-            nll, entropy = self.language_model(batch.inputs, entropy=True)
-            return batch.tokens(nll, entropy, base)
-        return batch.tokens(self.language_model(batch.inputs), None, base)
 
     def _seed_dropout(self, step: int) -> None:
         """Dropout's draws follow from run seed, step and rank, so that a resumed run draws what it would have drawn."""

@@ -19,6 +19,7 @@ from forgetting.method.objectives import Objective
 from forgetting.method.response_tokens import ResponseTokens, Step
 from forgetting.method.store import StoredSplit
 from forgetting.model.batch import MicroBatch, batch_by_tokens, pad
+from forgetting.model.language_model import LanguageModel
 
 
 @runtime_checkable
@@ -59,6 +60,14 @@ class LabeledBatch:
         counts = self.inputs.response_mask.sum(1)
         example = torch.arange(len(counts), device=nll.device).repeat_interleave(counts, output_size=len(nll))
         return ResponseTokens(nll, self.positive_mask, self.negative_mask, example, columns, entropy)
+
+    def under(self, model: LanguageModel, objective: Objective) -> ResponseTokens:
+        """The response tokens under a model, with everything that an objective reads."""
+        base = model.base_nll(self.inputs) if objective.computes_base else None
+        if objective.needs_entropy:
+            nll, entropy = model(self.inputs, entropy=True)
+            return self.tokens(nll, entropy, base)
+        return self.tokens(model(self.inputs), None, base)
 
     def share(self, objective: Objective, tokens: ResponseTokens, step: Step) -> Float[Tensor, ""]:
         """The micro-batch's share of the step's loss."""

@@ -211,9 +211,9 @@ class FrozenHead:
                     sums.addmm_(exponential, block)
                 else:
                     sums.add_(product.copy_(exponential) @ block)
-            total = others + (at_target - largest).exp()
-            # For a sure token `of_target` is 0 and the total 1 + `others`: its small nll is exact, too.
             of_target = at_target - largest
+            total = others + of_target.exp()
+            # For a sure token `of_target` is 0 and the total 1 + `others`: its small nll is exact, too.
             log_total = (others + of_target.expm1()).log1p()
             nll[piece] = (log_total - of_target)[:, 0]
             if entropy is not None:

@@ -94,11 +94,11 @@ class TrainerCLI(LightningCLI):
         refuse_no_experiment(self.command, self.arguments)
         config: Namespace = self.config[self.command]
         refuse_settings(config.as_dict(), self.command)
-        refuse_inherited_arguments(config.as_dict(), Naming(self.arguments).config)
+        self.naming = naming = Naming(self.arguments)
+        refuse_inherited_arguments(config.as_dict(), naming.config)
         config.seed_everything = config.model.seed
         if config.data.split == "reference":  # trained on all tokens of D_ref, whatever the objective of its method
             config.model.objective = Namespace(class_path=f"{MeanNLL.__module__}.{MeanNLL.__qualname__}")
-        self.naming = naming = Naming(self.arguments)
         settings = config.run
         config.run.id = naming.run_id
         config.data.reference = None if naming.is_reference else naming.reference_id

@@ -4,7 +4,7 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 
-from forgetting.studies.jobs import STAGES, Job, needs_store
+from forgetting.studies.jobs import STAGES, Job, class_path, needs_store
 from forgetting.studies.results import minutes
 
 MINUTES = {
@@ -37,8 +37,7 @@ def paper_minutes(job: Job) -> float | None:
         return None
     method = job.stage
     if job.stage == "fit":
-        objective = job.config["model"]["objective"]
-        name = objective["class_path"] if isinstance(objective, dict) else str(objective)
+        name = class_path(job.config["model"]["objective"])
         unlearns = name.rsplit(".", 1)[-1] == "Forgetting"
         method = "forgetting" if unlearns else "ignoring" if needs_store(job.config) else "full"
     corpus = job.config["data"]["corpus"]

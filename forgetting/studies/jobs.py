@@ -80,18 +80,19 @@ class Job:
 def needs_store(config: dict[str, Any]) -> bool:
     """Whether a run reads the scores: it selects tokens, or an objective or a term reads them (a user's own may)."""
     objective = config["model"]["objective"]
-    if config["data"].get("positive_fraction") != "all" or _is_own(_class_name(objective)):
+    if config["data"].get("positive_fraction") != "all" or _is_own(class_path(objective)):
         return True
     term = (objective.get("init_args") or {}).get("positive") if isinstance(objective, dict) else None
     if term is None:
         return False
     from forgetting.method import terms
 
-    name = _class_name(term)
+    name = class_path(term)
     return _is_own(name) or bool(getattr(terms, name.rsplit(".", 1)[-1]).columns)
 
 
-def _class_name(setting: Any) -> str:
+def class_path(setting: Any) -> str:
+    """The class that a setting names, with its arguments or without."""
     return setting["class_path"] if isinstance(setting, dict) else str(setting)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from forgetting.arguments import read_yaml
+from forgetting.arguments import is_number, read_yaml
 from forgetting.paths import CONFIGS, EXPERIMENTS
 
 PAPER = read_yaml(CONFIGS / "paper.yaml")["data"]
@@ -189,16 +189,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = '"' if set(text) & set("\n{}") or _is_number(text) else None
+    style = '"' if set(text) & set("\n{}") or is_number(text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 _Dumper.add_representer(str, _text)
