@@ -54,7 +54,7 @@ def test_the_threshold_is_the_quantile_of_recent_scores_to_a_bin(fraction):
 def test_old_scores_fade():
     objective = OnlineIgnoring(0.5, memory=4.0)
     for number in range(40):
-        level = 1.0 if number < 20 else -1.0
+        level = 1.0 if number < 28 else -1.0
         tokens = tokens_of(torch.full((100,), 3.0), torch.full((100,), 3.0 + level))
         objective.after_step(sums(Step(number, 40, 100, 0), objective.statistics(tokens)))
     assert objective.threshold == pytest.approx(-1.0, abs=2 * LIMIT / BINS)

@@ -55,6 +55,22 @@ def sequences(vocabulary: int, lengths=(9, 20, 3)):
     return [(generator.integers(0, vocabulary, n), np.arange(n) >= max(1, n // 2)) for n in lengths]
 
 
+def test_the_nll_of_the_base_has_no_adapter_and_no_dropout_and_leaves_the_model_as_it_was():
+    """A GPT-Neo that drops out in training by itself; in training the adapter is on and drops out, too."""
+    configuration = small_configuration("gpt-neo")
+    configuration.resid_dropout = 0.5
+    batch = pad(sequences(258))
+    expected = LanguageModel(causal_lm(configuration))(batch)
+    model = LanguageModel(add_lora(causal_lm(configuration), Lora(rank=4, dropout=0.5), seed=0))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    model.train()
+    torch.testing.assert_close(model.base_nll(batch), expected)
+    assert all(module.training for module in model.modules())
+    assert (model(batch) - expected).abs().max() > 0.1  # the control
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nll_is_that_of_the_models_own_logits_one_sequence_at_a_time(family):
     model = causal_lm(FAMILIES[family])

@@ -11,7 +11,7 @@ from forgetting.cli import main
 from forgetting.errors import UserError
 from forgetting.studies.collect import collect
 from forgetting.studies.estimate import estimate, paper_minutes
-from forgetting.studies.jobs import Job
+from forgetting.studies.jobs import Job, needs_store
 from forgetting.studies.plan import Plan
 from forgetting.studies.render import render
 from forgetting.studies.results import RunFolders
@@ -158,3 +158,23 @@ def test_what_the_paper_did_not_time_takes_the_mean_of_its_kind_here(tmp_path: P
     write_cost(first.folder, "fit", 4)
     said = estimate(left, [first])
     assert said == "Left: 3 fit. About 12 minutes one after another at the speed of 1 finished stages here."
+
+
+@pytest.mark.parametrize(
+    ("objective", "positive_fraction", "expected"),
+    [
+        ("MeanNLL", "all", False),
+        ("MeanNLL", 0.7, True),
+        ({"class_path": "MeanNLL"}, "all", False),
+        ("mine.Objective", "all", True),
+        ({"class_path": "forgetting.method.online.OnlineForgetting", "init_args": {"t_max": 1.0}}, "all", False),
+        ({"class_path": "MeanNLL", "init_args": {"positive": {"class_path": "Power"}}}, "all", False),
+        ({"class_path": "MeanNLL", "init_args": {"positive": "EntropyAdaptive"}}, "all", False),
+        ({"class_path": "MeanNLL", "init_args": {"positive": {"class_path": "TokenNPO"}}}, "all", True),
+        ({"class_path": "MeanNLL", "init_args": {"positive": "forgetting.method.terms.WeightedByQ"}}, "all", True),
+        ({"class_path": "MeanNLL", "init_args": {"positive": {"class_path": "mine.Term"}}}, "all", True),
+    ],
+)
+def test_a_store_is_made_for_runs_that_read_it(objective, positive_fraction, expected):
+    config = {"model": {"objective": objective}, "data": {"positive_fraction": positive_fraction}}
+    assert needs_store(config) == expected
