@@ -8,6 +8,8 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="forgetting-tests-")  # of remembered hashes
 
 import shutil
+import sys
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Warnings are errors, but for those that the command line hides from its users, too."""
     for message in EXPECTED_WARNINGS:
         config.addinivalue_line("filterwarnings", f"ignore:{message}")
+
+
+def pytest_collection_finish() -> None:
+    """What processes are forked from starts before any test changes the environment that its imports read."""
+    if "processes" in sys.modules:
+        forkserver.ensure_running()
 
 
 SPECIAL = ["<s>", "</s>"]

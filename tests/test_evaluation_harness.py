@@ -77,7 +77,7 @@ def command_line(model_args: str, tasks: list[str], include: Path, output: Path,
         "--model", "hf", "--model_args", model_args, "--tasks", ",".join(tasks), "--include_path", str(include),
         "--batch_size", str(batch_size), "--seed", "42", "--device", "cpu", "--output_path", str(output),
     ]  # fmt: skip
-    status, said = Forked(arguments, keep_output=True, program=harness).finish(500)
+    status, said = Forked(arguments, program=harness).finish(500)
     assert status == 0, said[-3000:]
     (file,) = output.rglob("results_*.json")
     return json.loads(file.read_text())["results"]

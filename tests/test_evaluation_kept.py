@@ -278,7 +278,7 @@ def test_two_evaluations_of_one_run_at_once_both_end_right(tmp_path: Path, base:
     tasks = write_local_tasks(tmp_path / "tasks", names)
     suite, run = write_suite(tmp_path / "suite.yaml", names, tasks), write_run(tmp_path / "run", base)
     command = ["evaluate", str(run), "--suite", str(suite), "--device", "cpu"]
-    ended = finish(*(Forked(command, keep_output=True) for _ in range(2)))
+    ended = finish(*(Forked(command) for _ in range(2)))
     assert [status for status, _ in ended] == [0, 0], ended
     together = results(run)["suite"]
     evaluate(run, suite, "--output", str(tmp_path / "alone"))

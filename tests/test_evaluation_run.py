@@ -245,7 +245,7 @@ def test_killed_in_the_third_of_five_tasks_and_started_again(tmp_path: Path, bas
 
     assert in_process(command) == -signal.SIGKILL
     assert not list(run.glob("results.*"))
-    status, said = Forked(command, keep_output=True).finish()
+    status, said = Forked(command).finish()
     assert status == 0, said
     kept = [line.split()[1] for line in said.splitlines() if line.endswith("(kept)")]
     assert kept == ["first:", "second:"]

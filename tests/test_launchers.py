@@ -130,7 +130,7 @@ def test_a_slurm_job_of_two_tasks_is_signaled_and_submitted_again(work):
     def job(*more: str) -> list[tuple[int, str]]:
         port = free_port()
         tasks = [slurm(rank, 2, SLURM_NTASKS_PER_NODE="2", MASTER_PORT=port) for rank in range(2)]
-        return finish(*(Forked([*options, *more], keep_output=True, **task) for task in tasks))
+        return finish(*(Forked([*options, *more], variables=task) for task in tasks))
 
     for number, step in ((signal.SIGUSR1, 4), (signal.SIGTERM, 9)):
         ended = job(*signal_at(number=int(number), step=step, rank=1))
