@@ -1,6 +1,7 @@
 """The command `lab`: generated data whose noise is known, and the study of the paper's comparison on it."""
 
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -8,6 +9,7 @@ from jsonargparse import ArgumentParser
 from forgetting.arguments import command_parser, parse, read_yaml
 from forgetting.artifacts import write_text
 from forgetting.errors import UserError
+from forgetting.lab.texts import MIXED, NOISE
 from forgetting.paths import CONFIGS, EXPERIMENTS
 
 
@@ -28,7 +30,8 @@ def lab_command(arguments: list[str]) -> None:
         Path(options.worlds) / str(seed) for seed in range(options.first_seed, options.first_seed + options.seeds)
     ]
     _write_worlds(folders, runs / "logs")
-    study = write_study(source, experiments, folders, runs / source.name)
+    file = runs / (source.name if options.noise == MIXED else f"{source.stem}-{options.noise}.yaml")
+    study = write_study(source, experiments, folders, file, options.noise)
     places = ["--runs", str(runs), *(["--corpora", options.corpora] if options.corpora else [])]
     outputs = ["--output", *options.output] if options.output else []
     with one_thread():  # the same bytes whatever the number of cores, and no slower at this size
@@ -48,12 +51,15 @@ def _write_worlds(folders: list[Path], logs: Path) -> None:
                 write_world(World(int(folder.name)), folder, progress.step)
 
 
-def write_study(source: Path, experiments: Path, worlds: list[Path], file: Path) -> Path:
+def write_study(source: Path, experiments: Path, worlds: list[Path], file: Path, noise: str = MIXED) -> Path:
     """Write a study of the lab with worlds as its repetitions, so that `table` can print and run it too."""
+    from forgetting.lab.world import overlay_file
+
     study = read_yaml(source)
     study["experiments"] = str(experiments)
     study["repeats"] = [
-        {"overlay": str(world / f"world-{world.name}.yaml"), "suite": str(world / "suite.yaml")} for world in worlds
+        {"overlay": str(overlay_file(world, int(world.name), noise)), "suite": str(world / "suite.yaml")}
+        for world in worlds
     ]
     write_text(file, yaml.safe_dump(study, sort_keys=False, allow_unicode=True))
     return file
@@ -84,6 +90,7 @@ def _parser() -> ArgumentParser:
     add = parser.add_argument_group("worlds").add_argument
     add("--seeds", type=int, default=1, help="number of worlds; several give mean ± sd and intervals")
     add("--first-seed", type=int, default=100, help="number of the first world")
+    add("--noise", type=Literal[tuple(NOISE)], default=MIXED, help="noise of the fine-tuning data")
     add("--study", type=str | None, default=None, help="another study of the worlds than experiments/tables/lab.yaml")
     add = parser.add_argument_group("where").add_argument
     add("--worlds", type=str, default="worlds", help="folder of the worlds")

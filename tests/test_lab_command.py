@@ -92,3 +92,12 @@ def test_another_study_is_repeated_over_the_worlds(tmp_path):
     assert [repeat["overlay"] for repeat in study["repeats"]] == [
         f"{world}/world-{world.name}.yaml" for world in worlds
     ]
+    random = yaml.safe_load(write_study(source, EXPERIMENTS, worlds, tmp_path / "random.yaml", "random").read_text())
+    assert [(repeat["overlay"], repeat["suite"]) for repeat in random["repeats"]] == [
+        (f"{world}/world-{world.name}-random.yaml", f"{world}/suite.yaml") for world in worlds
+    ]
+
+
+def test_an_unknown_noise_is_refused_with_the_known_ones():
+    with pytest.raises(UserError, match="mixed.*dirty"):
+        lab_command(["--noise", "loud"])

@@ -6,7 +6,7 @@ import pytest
 from test_lab_noise import within
 
 from forgetting.lab.language import Language, build_language
-from forgetting.lab.texts import SOURCES, Kind, Row, draw_sources, noisy_row, write_rows
+from forgetting.lab.texts import MIXED, NOISE, SOURCES, Kind, Row, draw_sources, noisy_row, sources_with, write_rows
 
 NUM_DISTINCT = 800
 
@@ -48,14 +48,27 @@ def test_tested_items_are_never_asked(sources: dict[str, list[Row]], language: L
     assert not asked & tested
 
 
-@pytest.mark.parametrize("name", SOURCES)
-def test_noise_of_a_source(name: str, language: Language):
-    draw, quality = Random(0), SOURCES[name]
+@pytest.mark.parametrize(
+    ("name", "noise"), [*((name, MIXED) for name in SOURCES), *(("oasst", noise) for noise in NOISE)]
+)
+def test_noise_of_a_source(name: str, noise: str, language: Language):
+    draw, quality = Random(0), sources_with(noise)[name]
     kinds = [kind for _ in range(1_500) for kind in noisy_row(draw, language, quality).noise]
     said = len(kinds) - kinds.count(Kind.BOILERPLATE)
     assert within(kinds.count(Kind.RANDOM), said, quality.random)
     assert within(kinds.count(Kind.MISLEADING), said // 2, quality.misleading * (1 - quality.random))
     assert within(kinds.count(Kind.BOILERPLATE) // 3, said // 2, quality.boilerplate)
+
+
+def test_each_noise_has_its_rates_and_rows_of_its_own(language: Language):
+    assert sources_with(MIXED) == SOURCES
+    assert {quality.misleading for quality in sources_with("random").values()} == {0}
+    assert [quality.random for quality in sources_with("random").values()] == pytest.approx([0.08, 0.16, 0.4, 0.2, 0.2])
+    assert [quality.misleading for quality in sources_with("more").values()] == pytest.approx(
+        [0.3, 0.525, 0.9, 0.675, 0.825]
+    )
+    drawn = [draw_sources(100, language, 200, noise) for noise in NOISE]
+    assert all(drawn.count(rows) == 1 for rows in drawn)
 
 
 def test_same_seed_same_rows(language: Language):

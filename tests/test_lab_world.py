@@ -12,7 +12,8 @@ from lab_worlds import SMALL
 
 from forgetting.artifacts import hash_file
 from forgetting.errors import UserError
-from forgetting.lab.world import World, write_world
+from forgetting.lab.texts import NOISE
+from forgetting.lab.world import World, overlay_file, sources_folder, write_world
 from forgetting.paths import CONFIGS
 
 
@@ -31,9 +32,12 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def test_what_lies_in_a_world(world: Path):
     assert {path.name for path in world.iterdir()} == {
-        "sources", "base", "tasks", "suite.yaml", "world-7.yaml", "manifest.json",
+        "base", "tasks", "suite.yaml", "manifest.json", *(sources_folder(noise) for noise in NOISE),
+        *(overlay_file(world, 7, noise).name for noise in NOISE),
     }  # fmt: skip
-    assert {path.stem for path in (world / "sources").iterdir()} == {"dolly", "flan", "oasst", "alpaca", "wizardlm"}
+    for noise in NOISE:
+        files = {path.stem for path in (world / sources_folder(noise)).iterdir()}
+        assert files == {"dolly", "flan", "oasst", "alpaca", "wizardlm"}
 
 
 def test_same_seed_same_bytes(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -44,7 +48,7 @@ def test_same_seed_same_bytes(world: Path, tmp_path: Path, monkeypatch: pytest.M
     place = [name for name in one if one[name] != other[name]]  # the files that say where the others lie
     assert set(place) == {
         "manifest.json",
-        "world-7.yaml",
+        *(overlay_file(Path(), 7, noise).name for noise in NOISE),
         *(f"tasks/{task}.yaml" for task in ("truthful", "boolean", "logic", "lingual", "math")),
     }
 
@@ -125,8 +129,12 @@ def test_an_interrupted_world_leaves_nothing(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_overlay_names_model_sources_and_seeds(world: Path):
-    overlay = yaml.safe_load((world / "world-7.yaml").read_text())
+@pytest.mark.parametrize("noise", NOISE)
+def test_the_overlay_names_model_sources_and_seeds(noise: str, world: Path):
+    overlay = yaml.safe_load(overlay_file(world, 7, noise).read_text())
+    assert {Path(source["path"]).parent.name for source in overlay["data"]["corpus"]["sources"].values()} == {
+        sources_folder(noise)
+    }
     assert Path(overlay["model"]["backbone"]) == world / "base"
     assert all(Path(source["path"]).is_file() for source in overlay["data"]["corpus"]["sources"].values())
     assert {overlay["seed_everything"], overlay["data"]["corpus"]["seed"], overlay["data"]["reference_seed"]} == {7}

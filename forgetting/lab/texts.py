@@ -88,13 +88,28 @@ class Quality:
     boilerplate: float
 
 
-SOURCES = {
+SOURCES = {  # the noise `mixed`
     "dolly": Quality(0.05, 0.20, 0.02, 0.03),
     "flan": Quality(0.36, 0.35, 0.04, 0.06),
     "oasst": Quality(0.12, 0.60, 0.10, 0.10),
     "alpaca": Quality(0.18, 0.45, 0.05, 0.08),
     "wizardlm": Quality(0.29, 0.55, 0.05, 0.14),
 }
+
+NOISE = {
+    "mixed": (1, 1, 1),
+    "less": (0.5, 0.5, 0.5),
+    "more": (1.5, 1.5, 1.5),
+    "misleading": (1.5, 0.5, 0.5),
+    "random": (0, 4, 0),
+    "boilerplate": (0, 0, 5),
+    "dirty": (0.5, 3, 5),
+}
+"""Noise by name: factors of the sources' rates of misleading values, random words and boilerplate.
+
+None is without random words and boilerplate: the items have too few answers else for a pool without duplicates.
+"""
+MIXED = "mixed"
 
 
 @dataclass(frozen=True)
@@ -114,18 +129,33 @@ def noisy_row(draw: Random, language: Language, quality: Quality) -> Row:
     return Row(" ".join(item.prompt), " ".join(answer.words), answer.noise)
 
 
-def draw_sources(seed: int, language: Language, num_distinct: int) -> dict[str, list[Row]]:
+def sources_with(noise: str) -> dict[str, Quality]:
+    """The sources with a noise of `NOISE`; no rate is above 0.95."""
+    of_misleading, of_random, of_boilerplate = NOISE[noise]
+    return {
+        name: Quality(
+            quality.share,
+            min(0.95, of_misleading * quality.misleading),
+            min(0.95, of_random * quality.random),
+            min(0.95, of_boilerplate * quality.boilerplate),
+        )
+        for name, quality in SOURCES.items()
+    }
+
+
+def draw_sources(seed: int, language: Language, num_distinct: int, noise: str = MIXED) -> dict[str, list[Row]]:
     """Rows of all sources, drawn until `num_distinct` pairs of prompt and response differ.
 
     Duplicates stay: real pools have them.
     """
-    draw = Random(f"sources {seed}")
+    draw = Random(f"sources {seed}" if noise == MIXED else f"sources {seed} {noise}")
+    sources = sources_with(noise)
     rows: dict[str, list[Row]] = {name: [] for name in SOURCES}
     distinct: set[tuple[str, str]] = set()
-    names, shares = list(SOURCES), [quality.share for quality in SOURCES.values()]
+    names, shares = list(sources), [quality.share for quality in sources.values()]
     while len(distinct) < num_distinct:
         (name,) = draw.choices(names, shares)
-        row = noisy_row(draw, language, SOURCES[name])
+        row = noisy_row(draw, language, sources[name])
         rows[name].append(row)
         distinct.add((row.prompt, row.response))
     return rows

@@ -11,9 +11,9 @@ from forgetting.errors import UserError
 from forgetting.lab.benchmarks import suite, write_tasks
 from forgetting.lab.language import Size, build_language
 from forgetting.lab.pretraining import OnStep, Pretraining, write_base
-from forgetting.lab.texts import SOURCES, draw_sources, write_rows
+from forgetting.lab.texts import MIXED, NOISE, SOURCES, draw_sources, write_rows
 
-FORMAT = 3  # of the folder and of every rule by which a world follows from its seed: raise it when one changes
+FORMAT = 4  # of the folder and of every rule by which a world follows from its seed: raise it when one changes
 
 
 @dataclass(frozen=True)
@@ -45,23 +45,35 @@ def write_world(world: World, folder: Path, on_step: OnStep | None = None) -> No
         return
     language = build_language(world.seed, world.size)
     with complete_folder(folder) as temporary:
-        (temporary / "sources").mkdir()
-        for name, rows in draw_sources(world.seed, language, world.num_distinct).items():
-            write_rows(temporary / "sources" / f"{name}.jsonl", rows)
+        for noise in NOISE:
+            place = temporary / sources_folder(noise)
+            place.mkdir()
+            for name, rows in draw_sources(world.seed, language, world.num_distinct, noise).items():
+                write_rows(place / f"{name}.jsonl", rows)
+            _write_yaml(overlay_file(temporary, world.seed, noise), overlay(world.seed, folder, noise))
         write_tasks(temporary / "tasks", folder / "tasks", language)
         _write_yaml(temporary / "suite.yaml", suite())
-        _write_yaml(temporary / f"world-{world.seed}.yaml", overlay(world.seed, folder))
         write_base(temporary / "base", language, world.seed, world.pretraining, on_step)
         files = sorted(file for file in temporary.rglob("*") if file.is_file())
         hashes = {file.relative_to(temporary).as_posix(): hash_file(file) for file in files}
         write_manifest(temporary / "manifest.json", {"settings": settings, "files": hashes})
 
 
-def overlay(seed: int, folder: Path) -> dict[str, Any]:
+def sources_folder(noise: str) -> str:
+    """Name of the folder in a world that holds its sources with a noise."""
+    return "sources" if noise == MIXED else f"sources-{noise}"
+
+
+def overlay_file(folder: Path, seed: int, noise: str = MIXED) -> Path:
+    """The overlay in a world's folder for its sources with a noise."""
+    return folder / (f"world-{seed}.yaml" if noise == MIXED else f"world-{seed}-{noise}.yaml")
+
+
+def overlay(seed: int, folder: Path, noise: str = MIXED) -> dict[str, Any]:
     """Overlay of an experiment for a world: its model, its data, and its number as the seed of everything."""
     sources = {
         name: {
-            "path": (folder / "sources" / f"{name}.jsonl").as_posix(),
+            "path": (folder / sources_folder(noise) / f"{name}.jsonl").as_posix(),
             "prompt": "{prompt}",
             "response": "{response}",
             "noise": "noise",
