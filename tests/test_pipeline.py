@@ -19,8 +19,10 @@ from transformers import AutoModelForCausalLM
 
 from forgetting.cli import main
 from forgetting.errors import UserError
-from forgetting.method.objectives import scheduled_coefficient
+from forgetting.method.module import FineTuner
+from forgetting.method.objectives import MeanNLL, scheduled_coefficient
 from forgetting.method.store import ScoreStore
+from forgetting.model.adapter_folder import adapter_hash
 
 BASE = """
 run: {{checkpoint_every_n_steps: 1}}
@@ -332,6 +334,33 @@ def test_starting_from_an_adapter_is_another_run(work):
     fit("full", "--model.adapter", "runs/tiny/reference/seed-0/adapter")
     (run,) = Path("runs/tiny").glob("full@adapter=*/seed-0")
     assert json.loads((run / "provenance.json").read_text())["inputs"]["adapter"]
+
+
+@pytest.mark.parametrize("name", ["full", "ignoring"])
+def test_a_run_goes_on_from_its_reference(name, work):
+    fit(name, "--model.start", "reference")
+    run = f"runs/tiny/{name}@start=reference/seed-0"
+    inputs = json.loads(Path(run, "provenance.json").read_text())["inputs"]
+    assert inputs["adapter"] == adapter_hash(Path("runs/tiny/reference/seed-0/adapter"))
+    by_hand = "runs/tiny/reference/seed-0/adapter"
+    fit(name, "--model.adapter", by_hand, "--data.reference", "tiny/reference", "--run.id", "by-hand")
+    assert same(adapter(run), adapter("runs/by-hand/seed-0"))
+    fit(name)
+    assert not same(adapter(run), adapter(f"runs/tiny/{name}/seed-0"))  # control
+    assert {folder.name for folder in Path("runs/tiny").glob("reference*")} == {"reference"}
+    main(["validate", "--config", f"{run}/fit.yaml"])
+
+
+def test_a_run_cannot_go_on_from_a_reference_that_is_not_there(work):
+    with pytest.raises(UserError, match="from one of them"):
+        fit("full", "--model.start", "reference", "--model.adapter", "runs/tiny/reference/seed-0/adapter")
+    shutil.rmtree("runs/tiny/reference/seed-0/adapter")
+    with pytest.raises(
+        UserError, match=r"(?s)holds no trained reference.*fit --config experiments/tiny/reference.yaml"
+    ):
+        fit("full", "--model.start", "reference")
+    with pytest.raises(UserError, match="folder of the reference's adapter"):
+        FineTuner("backbone", MeanNLL(), dtype="float32", start="reference").configure_model()
 
 
 def test_an_empty_split_is_refused(work):

@@ -63,6 +63,7 @@ NAMES = [  # options, what they add to the run's name, what they add to its refe
     (["--model.objective.class_path=my_package.Mine"], "@objective=Mine", ""),
     (["--model.objective={class_path: a.Mine, init_args: {beta: 2}}"], "@objective=Mine+beta=2", ""),
     (["--model.objective=a.Mine", "--model.objective.init_args.beta=2"], "@objective=Mine+beta=2", ""),
+    (["--model.start=reference"], "@start=reference", ""),
     (["--model.learning_rate", "0.001"], "@learning_rate=0.001", "@learning_rate=0.001"),
     (["--model.gradient_clip=null"], "@gradient_clip=null", "@gradient_clip=null"),
     (["--data.shuffle=false"], "@shuffle=false", "@shuffle=false"),

@@ -201,6 +201,18 @@ def test_a_user_s_objective_needs_the_scores_whatever_the_fraction(work: Path) -
     assert needs["mine/run@positive_fraction=all+objective=MyObjective"] == "score"
 
 
+def test_a_run_that_goes_on_from_its_reference_needs_one(work: Path) -> None:
+    study = yaml.safe_load(Path("mine.yaml").read_text())
+    full = study["groups"][0]["rows"][1]["set"]
+    for start, need in (("fresh", "prepare"), ("reference", "score")):
+        full["model.start"] = start
+        Path("mine.yaml").write_text(yaml.safe_dump(study))
+        jobs = Plan(load_study(Path("mine.yaml")), RunFolders()).jobs
+        needs = {job.run_id: job.needs[0][0] for job in jobs.values() if job.stage == "fit"}
+        (run,) = [run_id for run_id in needs if run_id.endswith(f"start={start}")]
+        assert needs[run] == need
+
+
 @pytest.mark.parametrize("devices", ["devices: 2", "devices: [0, 1]", "devices: 1, num_nodes: 2"])
 def test_a_process_per_device_is_not_started_from_here(work: Path, devices: str) -> None:
     Path("mine.yaml").write_text(Path("mine.yaml").read_text().replace("devices: 1", devices))

@@ -4,7 +4,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from math import ceil, isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -52,6 +52,8 @@ class FineTuner(LightningModule):
         revision: Hub revision of the base model.
         dtype: Of the frozen weights; the adapter is float32 always.
         lora: Rank, scaling, dropout and targets.
+        start: Train a fresh adapter, or go on with the reference's, which has learned all tokens of D_ref (`adapter` is
+            then its folder; the command line finds it).
         adapter: A PEFT folder to start from (or to score and validate with) instead of a fresh adapter.
         learning_rate: Peak, after warm-up; it falls linearly to 0 at the end.
         warmup_fraction: Fraction of the steps, rounded up, over which the learning rate rises linearly.
@@ -71,6 +73,7 @@ class FineTuner(LightningModule):
         revision: str | None = None,
         dtype: DType = "bfloat16",
         lora: Lora = Lora(),  # noqa: B008 - never changed
+        start: Literal["fresh", "reference"] = "fresh",
         adapter: Path | None = None,
         learning_rate: float = 1e-4,
         warmup_fraction: float = 0.03,
@@ -90,7 +93,7 @@ class FineTuner(LightningModule):
         self.objective = objective
         self.dtype_name: DType = dtype
         self.lora = lora
-        self.adapter = adapter
+        self.start, self.adapter = start, adapter
         self.learning_rate = learning_rate
         self.warmup_fraction = warmup_fraction
         self.weight_decay = weight_decay
@@ -113,6 +116,10 @@ class FineTuner(LightningModule):
             return
         backbone = load_backbone(self.backbone, self.revision, self.dtype_name, self.four_bit, self.attention)
         self.unmatched_targets = unmatched_targets(backbone, self.lora.target_modules or [])
+        if self.start == "reference" and self.adapter is None:
+            raise UserError(
+                "model.start is reference: the folder of the reference's adapter was expected as model.adapter."
+            )
         if self.adapter is not None:
             model = load_lora(backbone, self.adapter, trainable=True)
         else:

@@ -40,8 +40,8 @@ with the machine. A finished run may be scored and validated in another one."""
 
 REFERENCE_IGNORES = frozenset(
     {
-        "model.objective", "data.reference", "data.reference_seed", "data.store", "data.positive_fraction",
-        "data.granularity", "data.score", "data.scope", "data.forget_fraction", "data.threshold",
+        "model.objective", "model.start", "data.reference", "data.reference_seed", "data.store", "data.score",
+        "data.positive_fraction", "data.granularity", "data.scope", "data.forget_fraction", "data.threshold",
     }
 )  # fmt: skip
 """Settings that mean nothing to a reference model: all its tokens are positive."""

@@ -99,6 +99,7 @@ class TrainerCLI(LightningCLI):
         config.seed_everything = config.model.seed
         if config.data.split == "reference":  # trained on all tokens of D_ref, whatever the objective of its method
             config.model.objective = Namespace(class_path=f"{MeanNLL.__module__}.{MeanNLL.__qualname__}")
+            config.model.start = "fresh"
         settings = config.run
         config.run.id = naming.run_id
         config.data.reference = None if naming.is_reference else naming.reference_id
@@ -118,6 +119,8 @@ class TrainerCLI(LightningCLI):
         config.data.store = config.data.store or self._reference.scores
         if self.command != "fit":
             config.model.adapter = self._trained_adapter(config)
+        elif config.model.start == "reference":
+            config.model.adapter = self._references_adapter(config)
 
     def _refuse_unfit_reference(self) -> None:
         """Refuse a reference that was edited since it was trained, or whose scores are not of this run's corpus.
@@ -125,7 +128,8 @@ class TrainerCLI(LightningCLI):
         Raises:
             UserError: Naming the keys that differ.
         """
-        if not self.datamodule.reads_store or self._reference.provenance() is None:
+        is_used = self.datamodule.reads_store or self.model.start == "reference"
+        if not is_used or self._reference.provenance() is None:
             return
         if (edited := self._reference_computed()) is not None:
             replace(self._reference, computed=edited).refuse_another(precision=False)
@@ -157,6 +161,19 @@ class TrainerCLI(LightningCLI):
                 + self.naming.command("fit")
             )
         return self.run.adapter
+
+    def _references_adapter(self, config: Namespace) -> Path:
+        if config.model.adapter is not None:
+            raise UserError(
+                f"model.start is reference and model.adapter {config.model.adapter}: a run starts from one of them. "
+                "Leave the other out."
+            )
+        if not self._reference.adapter.is_dir():
+            raise UserError(
+                f"model.start is reference, but {self._reference.folder} holds no trained reference. Train it with\n  "
+                + self.naming.command_for_reference("fit")
+            )
+        return self._reference.adapter
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer, with what every run records."""

@@ -84,7 +84,7 @@ class JobBuilder:
         if naming.config["data"]["split"] == "reference":
             return self.reference(options)
         files = self.files(options)
-        if needs_store(naming.config):
+        if needs_store(naming.config) or naming.config["model"].get("start") == "reference":
             need = self.score(tuple(naming.arguments_for_reference()))
             files += self.jobs[need].files[:-1]  # an edited reference changes the run, too
         else:
