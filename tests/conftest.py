@@ -5,6 +5,7 @@ import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
+os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker"  # which removes what processes leave that tests kill
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="forgetting-tests-")  # of remembered hashes
 
 import shutil

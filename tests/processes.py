@@ -88,6 +88,7 @@ def _run(
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(variables)
+        multiprocessing.set_start_method(None, force=True)  # the platform's, as in a process started by hand
         torch.set_num_threads(1)
         warnings.resetwarnings()
         warnings.filters = filters

@@ -218,18 +218,20 @@ class FineTuner(LightningModule):
             )
         optimizer.step()
         schedule.step()  # type: ignore[union-attr] - configure_optimizers gives one
+        seconds = self._seconds_since_last_step()
         observes, logs = type(self.objective).after_step is not Objective.after_step, self._is_logged(number)
-        if observes or logs:
-            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        if not (observes or logs):
+            return
+        sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        known = sums[:NUM_SUMS].tolist()  # waits for the device
         if observes:
-            loss, positive, negative = sums[:3].tolist()
+            loss, positive, negative, *_ = known
             news = self.objective.after_step(StepSums(counts, loss, positive, negative, sums[NUM_SUMS:]))
             if news is not None:
                 self.print(news)
-        seconds = self._seconds_since_last_step()
         if logs:
             speed = {} if seconds is None else {"tokens_per_second": step.num_tokens / seconds}
-            self._log_step(number, sums, {**metrics, "learning_rate": rate, "gradient_norm": float(norm), **speed})
+            self._log_step(number, known, {**metrics, "learning_rate": rate, "gradient_norm": float(norm), **speed})
 
     def _seed_dropout(self, step: int) -> None:
         """Dropout's draws follow from run seed, step and rank, so that a resumed run draws what it would have drawn."""
@@ -256,9 +258,9 @@ class FineTuner(LightningModule):
         self._last_step_end = now
         return None if before is None else now - before
 
-    def _log_step(self, number: int, sums: Tensor, values: dict[str, float]) -> None:
+    def _log_step(self, number: int, sums: list[float], values: dict[str, float]) -> None:
         """Write a step's row: its loss and means, the objective's own metrics, what else is known."""
-        loss, positive, negative, num_positive, num_negative = sums[:NUM_SUMS].tolist()
+        loss, positive, negative, num_positive, num_negative = sums
         row = {"train/loss": loss, **{f"train/{name}": value for name, value in values.items()}}
         if num_positive:
             row["train/nll_positive"] = positive / num_positive

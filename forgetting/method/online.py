@@ -88,13 +88,13 @@ class OnlineIgnoring(Objective):
         return tokens["nll_base"] - tokens.nll.detach()
 
     @property
-    def threshold(self) -> float:
+    def threshold(self) -> Float[Tensor, ""]:
         """The score that ρ of the tokens of recent steps were above, by their histogram (linear within a bin)."""
         below = self.counts.cumsum(0)
         wanted = (1 - self.positive_fraction) * below[-1]
-        place = int(torch.searchsorted(below, wanted))
-        inside = (wanted - (below[place - 1] if place else 0)) / self.counts[place].clamp(min=1e-9)
-        return -LIMIT + (place + float(inside.clamp(0, 1))) * 2 * LIMIT / BINS
+        place = torch.searchsorted(below, wanted).clamp(max=BINS - 1)  # stays on the device, which is not waited for
+        inside = (wanted - torch.where(place > 0, below.take(place - 1), 0)) / self.counts.take(place).clamp(min=1e-9)
+        return -LIMIT + (place + inside.clamp(0, 1)) * 2 * LIMIT / BINS
 
     def num_positive(self, step: Step) -> int | float:
         """Positive tokens that are expected in a step, by which its loss is divided."""
@@ -106,18 +106,21 @@ class OnlineIgnoring(Objective):
         return dual_loss(value, tokens.positive_mask, tokens.negative_mask, 0.0, self.num_positive(step), 1)
 
     def statistics(self, tokens: ResponseTokens) -> Float[Tensor, " statistics"]:
-        """Counts of the scores in bins."""
+        """Counts of the scores in bins; none where responses are ranked by themselves."""
+        if self.scope == "example":
+            return super().statistics(tokens)
         place = ((self.score(tokens) + LIMIT) * (BINS / (2 * LIMIT))).long().clamp(0, BINS - 1)
         return torch.bincount(place, minlength=BINS).double()
 
     def after_step(self, sums: StepSums) -> str | None:
         """Let earlier counts fade and add the step's."""
-        self.counts.mul_(1 - 1 / self.memory).add_(sums.statistics.to(self.counts))
+        if self.scope == "corpus":
+            self.counts.mul_(1 - 1 / self.memory).add_(sums.statistics.to(self.counts))
         return None
 
     def metrics(self, step: Step) -> dict[str, float]:
         """The threshold of the step."""
-        return {} if self.is_warmup(step) or self.scope == "example" else {"threshold": self.threshold}
+        return {} if self.is_warmup(step) or self.scope == "example" else {"threshold": float(self.threshold)}
 
 
 class OnlineForgetting(OnlineIgnoring):
