@@ -1,11 +1,15 @@
 """Figures: what is drawn, in both formats, with and without runs."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from test_studies_tables import write_results
 
+from forgetting.cli import main
 from forgetting.errors import UserError
 from forgetting.studies.collect import collect
 from forgetting.studies.figures import draw
@@ -40,6 +44,48 @@ def test_runs_add_to_a_figure(tmp_path: Path) -> None:
     draw(collect(plan, intervals=False), tmp_path / "after.svg", "svg")
     marks = [len(re.findall("<use ", (tmp_path / f"{name}.svg").read_text())) for name in ("before", "after")]
     assert marks[1] > marks[0]
+
+
+def test_differences_are_drawn_with_their_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A point for each pair of which both rows are there, and an interval from two seeds on; by the command itself."""
+    study = yaml.safe_load((TABLES / "table3.yaml").read_text()) | {"figure": {"kind": "differences", "column": "AVG"}}
+    (tmp_path / "drawn.yaml").write_text(yaml.safe_dump(study | {"experiments": str(TABLES.parent)}))
+    monkeypatch.chdir(tmp_path)
+
+    def points_and_intervals() -> tuple[int, int]:
+        drawn: list[int] = []
+
+        def count(make: Callable[[Any], Any], path: Path, form: str) -> None:
+            from matplotlib import pyplot
+
+            (axes,) = make(pyplot).axes
+            drawn.extend([sum(len(line.get_xdata()) == 1 for line in axes.lines), len(axes.lines)])
+            pyplot.close()
+
+        monkeypatch.setattr("forgetting.studies.figures.save_figure", count)
+        main(["table", "drawn.yaml", "--output", "drawn.svg"])
+        points, lines = drawn
+        return points, lines - points - 1  # the line at 0
+
+    assert points_and_intervals() == (0, 0)
+    for seed in (0, 1):
+        for method in ("forgetting-token", "ignoring-token"):
+            folder = Path(f"runs/table3/llama-3.2-1b/{method}/seed-{seed}")
+            write_results(folder, [1, method == "forgetting-token", 0], [1, 0], suite="main")
+    assert points_and_intervals() == (1, 1)
+
+
+def test_differences_of_no_pairs_are_refused(tmp_path: Path) -> None:
+    study = yaml.safe_load((TABLES / "figure1a.yaml").read_text())
+    for figure, message in (
+        ({"kind": "differences", "column": "AVG"}, "differences are those of `compare`"),
+        ({"kind": "differences", "column": "AVG", "x": "ρ"}, "differences neither"),
+        ({"kind": "lines", "column": "AVG"}, "lines have x alone"),
+        ({"kind": "pie", "column": "AVG"}, "lines, heatmap, differences were expected"),
+    ):
+        (tmp_path / "drawn.yaml").write_text(yaml.safe_dump(study | {"figure": figure}))
+        with pytest.raises(UserError, match=message):
+            load_study(tmp_path / "drawn.yaml")
 
 
 def test_a_table_without_a_figure_says_so(tmp_path: Path) -> None:

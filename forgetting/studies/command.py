@@ -73,7 +73,8 @@ def _write(plan: "Plan", forms: list[str], outputs: list[Path], everything: str)
     from forgetting.studies.collect import collect
     from forgetting.studies.render import render
 
-    table = collect(plan, everything, intervals=any(form not in DRAWN for form in forms))
+    draws_differences = plan.study.figure is not None and plan.study.figure.kind == "differences"
+    table = collect(plan, everything, intervals=draws_differences or any(form not in DRAWN for form in forms))
     if not outputs:
         print(render(table, forms[0]), end="")
     for output, form in zip(outputs, forms, strict=False):

@@ -1,4 +1,7 @@
-"""A table drawn: lines over a parameter (Figures 1a and 1b), or a heat map over two (Table 9). SVG or PNG."""
+"""A table drawn: lines over a parameter (Figures 1a and 1b), a heat map over two (Table 9), or differences.
+
+SVG or PNG.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +12,9 @@ from forgetting.errors import UserError
 from forgetting.studies.spec import AVERAGE, Figure, Value
 from forgetting.studies.table import Line, Table
 
+LINEAR = 5.0
+"""Up to where the axis of differences is linear, in points."""
+TICKS = (-50, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50)
 COLORS = ("#2f6f9f", "#c8553d", "#5b8c5a", "#7d5ba6")
 
 
@@ -29,7 +35,7 @@ def draw(table: Table, path: Path, form: str) -> None:
             f"{table.study.title} is no figure: its specification has no `figure`. "
             "Use --format markdown, latex, csv or html."
         )
-    chosen = _lines if figure.kind == "lines" else _heatmap
+    chosen = {"lines": _lines, "heatmap": _heatmap, "differences": _differences}[figure.kind]
     save_figure(lambda pyplot: chosen(table, figure, pyplot), path, form)
 
 
@@ -65,20 +71,21 @@ def save_figure(make: Callable[[Any], Any], path: Path, form: str) -> None:
 
 def _lines(table: Table, figure: Figure, pyplot: Any) -> Any:
     canvas, axes = pyplot.subplots(figsize=(5, 3.4))
-    column = table.study.column_names.index(figure.column)
+    column, x_axis = table.study.column_names.index(figure.column), figure.x
+    assert x_axis is not None, "lines have an x"
     for section, color in zip(table.sections, COLORS, strict=False):
-        lines = sorted(section.lines, key=lambda line: line.row.at[figure.x])
-        ours = [(line.row.at[figure.x], line.ours[column]) for line in lines]
-        paper = [(line.row.at[figure.x], line.row.paper[column]) for line in lines]
+        lines = sorted(section.lines, key=lambda line: line.row.at[x_axis])
+        ours = [(line.row.at[x_axis], line.ours[column]) for line in lines]
+        paper = [(line.row.at[x_axis], line.row.paper[column]) for line in lines]
         own = {"marker": "o", "ms": 4, "lw": 1.5, "label": section.name}
         of_paper = {"marker": "D", "ms": 6, "mfc": "white", "ls": "none", "label": f"{section.name}, the paper's"}
         for points, style in ((ours, own), (paper, of_paper)):
             drawn = [(x, value.mean, value.sd or 0) for x, value in points if value is not None]
             if drawn:
                 axes.errorbar(*zip(*drawn, strict=True), color=color, capsize=2.5, **style)
-    axes.set_xlabel(figure.x)
+    axes.set_xlabel(x_axis)
     axes.set_ylabel(_axis_name(table, figure))
-    ticks = sorted({line.row.at[figure.x] for section in table.sections for line in section.lines})
+    ticks = sorted({line.row.at[x_axis] for section in table.sections for line in section.lines})
     axes.set_xticks(ticks)
     margin = 0.04 * (ticks[-1] - ticks[0]) or 1.0
     axes.set_xlim(ticks[0] - margin, ticks[-1] + margin)
@@ -87,6 +94,37 @@ def _lines(table: Table, figure: Figure, pyplot: Any) -> Any:
     axes.set_title(table.study.title, loc="left", fontsize=10)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=8)
+    return canvas
+
+
+def _differences(table: Table, figure: Figure, pyplot: Any) -> Any:
+    """A line for each pair, from the first down: its mean difference and interval."""
+    column = table.study.column_names.index(figure.column)
+    pairs = [(pair, number) for number, section in enumerate(table.sections) for pair in section.pairs]
+    canvas, axes = pyplot.subplots(figsize=(7.5, 1.1 + 0.21 * len(pairs)))
+    for place, (pair, section) in enumerate(pairs):
+        difference, color = pair.differences[column], COLORS[section % len(COLORS)]
+        if difference is None:
+            continue
+        if difference.low is not None:
+            axes.plot([difference.low, difference.high], [place, place], color=color, lw=1.5)
+        axes.plot([difference.difference], [place], "o", ms=4, color=color)
+    axes.axvline(0, color="#888888", lw=0.8)
+    low, high = axes.get_xlim()
+    if max(-low, high) > 2 * LINEAR:
+        # Linear where most differences lie, logarithmic beyond: one that is far off must not squeeze the others.
+        axes.set_xscale("symlog", linthresh=LINEAR, linscale=1)
+        axes.set_xticks([tick for tick in TICKS if low <= tick <= high], minor=False)
+        axes.set_xticks([], minor=True)
+        axes.set_xlim(low, high)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.tick_params(axis="x", labelsize=7.5)
+    axes.set_yticks(range(len(pairs)), [f"{pair.first} − {pair.second}" for pair, _ in pairs], fontsize=7.5)
+    axes.set_ylim(len(pairs) - 0.4, -0.6)
+    axes.set_xlabel(f"difference of {figure.column}, with its 95 % interval")
+    axes.grid(axis="x", color="#e4e4e4", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.set_title(table.study.title, loc="left", fontsize=10)
     return canvas
 
 
@@ -128,6 +166,7 @@ def _panel(axes: Any, name: str, grid: list[list[Value | None]]) -> None:
 
 
 def _place(line: Line, figure: Figure) -> tuple[float, float]:
+    assert figure.x is not None, "a heat map has an x"
     assert figure.y is not None, "a heat map has a y"
     return line.row.at[figure.x], line.row.at[figure.y]
 

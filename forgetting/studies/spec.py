@@ -131,11 +131,14 @@ class Stated:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing of a table: `lines` (one per group) or a `heatmap`, of one column, over what the rows' `at` names."""
+    """A drawing of one column of a table.
 
-    kind: Literal["lines", "heatmap"]
-    x: str
+    `lines` (one per group) and a `heatmap` lie over what the rows' `at` names; `differences` are those of `compare`.
+    """
+
+    kind: Literal["lines", "heatmap", "differences"]
     column: str
+    x: str | None = None
     y: str | None = None
 
 

@@ -106,3 +106,5 @@ def _check_figure(study: Study) -> None:
     places = [tuple(row.at[axis] for axis in axes) for _, row in study.rows()]
     if figure.kind == "heatmap" and len(set(places)) < len(places):
         raise UserError(f"{study.path}, figure: two rows lie in one cell of the heatmap.")
+    if figure.kind == "differences" and not any(group.compare for group in study.groups):
+        raise UserError(f"{study.path}, figure: differences are those of `compare`, which no group has.")

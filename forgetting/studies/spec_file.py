@@ -178,16 +178,21 @@ def _stage(row: dict[str, Any], place: str) -> Stage:
     return Stage(row["stage"], listed(_experiment)(row["runs"], f"{place}, runs"))
 
 
+AXES = {"lines": ["x"], "heatmap": ["x", "y"], "differences": []}
+"""The axes that each kind of figure has."""
+
+
 def _figure(content: Any, place: str) -> Figure:
     figure = build(Figure, content, place, {"kind": _kind_of_figure})
-    if (figure.y is not None) != (figure.kind == "heatmap"):
-        raise UserError(f"{place}: a heatmap has a y, lines have none.")
+    given = [axis for axis in ("x", "y") if getattr(figure, axis) is not None]
+    if given != AXES[figure.kind]:
+        raise UserError(f"{place}: a heatmap has x and y, lines have x alone, differences neither.")
     return figure
 
 
 def _kind_of_figure(value: Any, place: str) -> str:
-    if value not in ("lines", "heatmap"):
-        raise UserError(f"{place} is {kind(value)}; lines or heatmap is expected.")
+    if value not in AXES:
+        raise UserError(f"{place} is {kind(value)}; {', '.join(AXES)} were expected.")
     return value
 
 
