@@ -196,10 +196,27 @@ def test_spans_are_taken_in_any_order_and_may_touch() -> None:
     assert spans == (NoiseSpan(0, 2, "a"), NoiseSpan(2, 4, "b"))
 
 
-@pytest.mark.parametrize("mapping", [{"messages": "m"}, {"conversations": "c"}, {"tree": "prompt"}])
-def test_noise_of_another_mapping_is_refused_before_anything_is_read(mapping: dict[str, str]) -> None:
-    with pytest.raises(UserError, match="noise belongs to prompt and response only"):
-        Source("absent.jsonl", name="S", noise="noise", **mapping).check()
+def test_noise_of_a_tree_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(UserError, match="a tree has several"):
+        Source("absent.jsonl", name="S", noise="noise", tree="prompt").check()
+
+
+@pytest.mark.parametrize(
+    ("mapping", "role", "content"), [("messages", "role", "content"), ("conversations", "from", "value")]
+)
+def test_noise_of_a_conversation_is_in_its_last_response(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, mapping: str, role: str, content: str
+) -> None:
+    said = [("user", "Two?"), ("assistant", "Four"), ("user", "And three?"), ("assistant", "Fine")]
+    turns = [{role: who, content: text} for who, text in said]
+    file = tmp_path / "x.jsonl"
+    file.write_text(json.dumps({"turns": turns, "noise": [[1, 3, "wrong"]]}) + "\n")
+    corpus = prepared(tmp_path, Source(str(file), noise="noise", **{mapping: "turns"}), 1)
+    split = tokenize_corpus(corpus, tiny_tokenizer, "tulu", 2048).split("train")
+    assert noisy_texts(split, tiny_tokenizer, 1) == ["in"]  # and not "ou", of the first response
+    file.write_text(json.dumps({"turns": [*turns, {role: "user", content: "Ah"}], "noise": [[0, 1, "x"]]}) + "\n")
+    with pytest.raises(UserError, match="the last message is the user's"):
+        prepared(tmp_path, Source(str(file), noise="noise", **{mapping: "turns"}), 1)
 
 
 def test_a_missing_column_is_refused(tmp_path: Path) -> None:

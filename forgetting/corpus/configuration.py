@@ -88,7 +88,7 @@ class Source:
         top_replies: How many of the best-ranked assistant replies to follow at each turn of a tree; null for all.
         languages: Keep only messages of a tree in these languages, such as [en]; null for all.
         noise: Column with the noise that is known in the response, as a list of [start, end, kind]: characters of the
-            text that `response` makes, before it is stripped. Nothing is trained on it; it shows what a score finds.
+            text that `response` makes, or of the last message. Nothing is trained on it; it shows what a score finds.
         source_column: Column that names each row's own source, as in a mixture's `dataset`; tables then count by it.
         unused_columns: Columns that are left out on purpose. `prepare` names the others that hold text and that no
             mapping names; a filled column `history` or `system` next to prompt and response is otherwise refused.
@@ -155,11 +155,11 @@ class Source:
         if by_template and (self.prompt is None or self.response is None):
             missing = "prompt" if self.prompt is None else "response"
             raise UserError(f"{where}: {missing} is missing; prompt and response go together.")
-        template_only = [
-            key for key in ("prompt_without_input", "system", "history", "noise") if getattr(self, key) is not None
-        ]
+        template_only = [key for key in ("prompt_without_input", "system", "history") if getattr(self, key) is not None]
         if not by_template and template_only:
             raise UserError(f"{where}: {template_only[0]} belongs to prompt and response only.")
+        if self.noise is not None and self.tree is not None:
+            raise UserError(f"{where}: noise is known of a row's one response; a tree has several.")
         for key in ("prompt", "response", "prompt_without_input", "system"):
             template = getattr(self, key)
             if template is not None and not columns_of(template) and key in ("prompt", "response"):

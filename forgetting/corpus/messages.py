@@ -49,7 +49,7 @@ class DroppedRow(Exception):
 class Example:
     """Messages and where they come from: the row's number in its source, and the name it is counted under.
 
-    `noise` is what the source says of the last message.
+    `noise` is what the source says of the last message, which is then a response.
     """
 
     messages: Messages
@@ -122,6 +122,11 @@ class Converter:
             if self.source.noise is not None:
                 where = f"Source {self.source.name!r}, row {number}"
                 noise = read_spans(row[self.source.noise], messages[-1]["content"], where)
+                if noise and messages[-1]["role"] != "assistant":
+                    raise UserError(
+                        f"{where}: noise is known of the last response, but the last message is the "
+                        f"{messages[-1]['role']}'s. Leave that out, or give the row an empty list."
+                    )
             yield Example(messages, label, number, noise)
 
     def _count_unmapped(self, row: Row) -> None:
