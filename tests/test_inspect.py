@@ -19,6 +19,7 @@ from forgetting.cli import main
 from forgetting.errors import UserError
 from forgetting.inspection import examples as examples_module
 from forgetting.inspection import page as page_module
+from forgetting.inspection.detection import detection
 from forgetting.inspection.examples import Examples
 from forgetting.inspection.page import build_page
 from forgetting.inspection.pieces import Pieces, token_pieces
@@ -27,7 +28,6 @@ from forgetting.method.data import ForgettingData
 from forgetting.method.masks import Selected
 from forgetting.model.backbone import load_tokenizer
 from forgetting.runs.inspect import open_selection
-from forgetting.studies.noise import detection
 
 SOURCE = 'made: {path: source.jsonl, prompt: "{question}", response: "{answer}"}'
 NOISY = 'noisy: {path: noisy.jsonl, prompt: "{question}", response: "{answer}", noise: noise}'
@@ -158,8 +158,8 @@ def test_known_noise_is_found_as_a_study_measures_it(inside: Path) -> None:
     measured = detection(np.concatenate(list(data.scored.chunks())), negative, split.noise, data.tokens.noise_kinds)
     (typo,) = page["noise"]["kinds"]
     assert 0 < typo["total"] < page["total"]
-    assert (typo["total"] - typo["kept"][page["own"]]) / typo["total"] == pytest.approx(measured.recall)
-    assert page["noise"]["auc"] == pytest.approx(measured.auc)
+    assert (typo["total"] - typo["kept"][page["own"]]) / typo["total"] == pytest.approx(measured.noise.recall.value)
+    assert page["noise"]["auc"] == pytest.approx(measured.noise.auc.value)
 
 
 def test_rows_have_a_value_per_token_and_join_to_the_text(inside: Path) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from forgetting.inspection.detection import area_under_curve
 from forgetting.inspection.examples import Examples
 from forgetting.inspection.steps import counts_by_step
-from forgetting.inspection.truth import area_under_curve
 
 NUM_BINS = 80
 NUM_SOURCES = 30

@@ -33,7 +33,7 @@ from forgetting.studies.spec import (
 from forgetting.studies.table import Line, Section, Table, summary
 
 if TYPE_CHECKING:
-    from forgetting.studies.noise import Detection
+    from forgetting.inspection.detection import Detection
 
 
 def collect(plan: Plan, everything: str = "", intervals: bool = True) -> Table:

@@ -10,8 +10,8 @@ AVERAGE = "AVG"
 INLINE = "run"
 """Name of the experiment that a study with `config` holds itself."""
 
-NOISE_MEASURES = ("auc", "precision", "recall", "noise_fraction", "positive_score_fraction")
-"""Measures of the detection of noise, beside `recall/<kind>`."""
+NOISE_MEASURES = ("auc", "average_precision", "precision", "recall", "noise_fraction", "positive_score_fraction")
+"""Measures of the detection of noise; the first four also of one kind, such as `recall/<kind>`."""
 
 
 @dataclass(frozen=True)
