@@ -228,7 +228,7 @@ def test_a_process_per_device_is_not_started_from_here(work: Path, devices: str)
         (("config:\n", "configs:\n"), "has unknown keys configs"),
         (("metric: validation/nll", "metrics: validation/nll"), "columns has unknown keys metrics"),
         (("metric: validation/nll, ", ""), "'Held-out nll' has none of metric, cost, noise"),
-        (("noise: auc", "noise: area"), "noise is 'area'; one of auc, precision, recall, noise_fraction"),
+        (("noise: auc", "noise: area"), "noise is 'area'; one of auc, average_precision, precision, recall"),
         (("cost: fit", "cost: score"), "cost is 'score'; one of fit, evaluate was expected"),
         (
             ("{model.objective: MeanNLL, data.positive_fraction: all}", "[1]"),

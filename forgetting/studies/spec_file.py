@@ -121,7 +121,7 @@ def _column(content: Any, place: str) -> Column:
         raise UserError(f"{place}, {name!r}: cost is {key!r}; one of {', '.join(COSTS)} was expected.")
     is_of_kind = key.split("/")[0] in NOISE_MEASURES[:4] and "/" in key
     if kinds == ["noise"] and key not in NOISE_MEASURES and not is_of_kind:
-        known = ", ".join([*NOISE_MEASURES, "and recall/<kind>, as of the first four"])
+        known = ", ".join([*NOISE_MEASURES, "or one of the first four of a kind, as recall/<kind>"])
         raise UserError(f"{place}, {name!r}: noise is {key!r}; one of {known} was expected.")
     own = decimals(content["decimals"], f"{place}, decimals") if "decimals" in content else None
     return Column(name, kinds[0], key, own)  # type: ignore[arg-type]
