@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 from forgetting.arguments import command_parser, parse, read_yaml
 from forgetting.artifacts import write_text
 from forgetting.errors import UserError
-from forgetting.lab.texts import MIXED, NOISE
+from forgetting.lab.texts import MIXED, NOISE, suffix
 from forgetting.paths import CONFIGS, EXPERIMENTS
 
 
@@ -30,7 +30,7 @@ def lab_command(arguments: list[str]) -> None:
         Path(options.worlds) / str(seed) for seed in range(options.first_seed, options.first_seed + options.seeds)
     ]
     _write_worlds(folders, runs / "logs")
-    file = runs / (source.name if options.noise == MIXED else f"{source.stem}-{options.noise}.yaml")
+    file = runs / f"{source.stem}{suffix(options.noise)}{source.suffix}"
     study = write_study(source, experiments, folders, file, options.noise)
     places = ["--runs", str(runs), *(["--corpora", options.corpora] if options.corpora else [])]
     outputs = ["--output", *options.output] if options.output else []

@@ -48,6 +48,8 @@ def test_detection_in_closed_form() -> None:
     assert detected.measure("recall/random") == 1.0
     with pytest.raises(UserError, match="no noise of the kind 'typo'; there is boilerplate, misleading, random"):
         detected.measure("recall/typo")
+    with pytest.raises(UserError, match="no noise of the kind ''"):
+        detected.measure("recall/")
 
 
 def test_average_precision_is_scikit_learns() -> None:
@@ -77,6 +79,23 @@ def test_intervals_are_those_of_drawing_examples_anew() -> None:
     assert (made.noise.auc.low, made.noise.auc.high) == pytest.approx(tuple(np.quantile(areas, [0.025, 0.975])))
     assert (made.noise.recall.low, made.noise.recall.high) == pytest.approx(tuple(np.quantile(recalls, [0.025, 0.975])))
     assert detection(score, negative, noise, ("x",), num_targets).noise.auc.low is None
+
+
+def test_the_interval_of_a_kind_is_of_that_kind_in_the_same_draws() -> None:
+    random = np.random.default_rng(4)
+    num_targets = random.integers(1, 9, 40)
+    noise = random.integers(0, 3, num_targets.sum()).astype(np.uint8)
+    score = random.normal(size=len(noise)) - 0.5 * noise
+    made = detection(score, score < 0, noise, ("x", "y"), num_targets, resamples=200, seed=5)
+    starts = np.concatenate([[0], num_targets.cumsum()])
+    generator, areas = np.random.default_rng(5), []
+    for _ in range(200):
+        counts = generator.multinomial(40, np.full(40, 1 / 40))
+        tokens = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in np.repeat(np.arange(40), counts)])
+        tokens = tokens[noise[tokens] != 1]
+        areas.append(pairs_won(score[tokens], noise[tokens] == 2))
+    found = made.kinds["y"].auc
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(areas, [0.025, 0.975])))
 
 
 def test_random_scores_have_one_half_in_their_interval_and_known_ones_are_perfect() -> None:

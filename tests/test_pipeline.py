@@ -351,6 +351,13 @@ def test_a_run_goes_on_from_its_reference(name, work):
     main(["validate", "--config", f"{run}/fit.yaml"])
 
 
+def test_a_run_cannot_go_on_from_a_reference_of_another_corpus(work):
+    options = ["--model.start", "reference", "--data.corpus.num_train", "39", "--data.reference", "tiny/reference"]
+    for store in ([], ["--data.store", "runs/tiny/reference/seed-0/scores"]):
+        with pytest.raises(UserError, match="num_train: 40 there, 39 here"):
+            fit("full", *options, *store)
+
+
 def test_a_run_cannot_go_on_from_a_reference_that_is_not_there(work):
     with pytest.raises(UserError, match="from one of them"):
         fit("full", "--model.start", "reference", "--model.adapter", "runs/tiny/reference/seed-0/adapter")

@@ -14,6 +14,7 @@ from forgetting.errors import UserError
 
 CONFIDENCE = 0.95
 MEASURES = ("auc", "average_precision", "precision", "recall")
+"""Measures of all noise, and of each kind."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,13 @@ class Detection:
         Raises:
             UserError: The corpus knows no such kind of noise.
         """
-        name, _, kind = key.partition("/")
+        name, is_of_kind, kind = key.partition("/")
         if name not in MEASURES:
             value = float(getattr(self, name))
-        elif kind and kind not in self.kinds:
+        elif is_of_kind and kind not in self.kinds:
             raise UserError(f"There is no noise of the kind {kind!r}; there is {', '.join(self.kinds)}.")
         else:
-            value = getattr(self.kinds[kind] if kind else self.noise, name).value
+            value = getattr(self.kinds[kind] if is_of_kind else self.noise, name).value
         return None if np.isnan(value) else value
 
 
@@ -100,15 +101,17 @@ def detection(
         seed: Of the resampling.
     """
     is_noise = noise > 0
-    draws: list[np.ndarray] = []
-    if resamples and num_targets is not None and len(num_targets):
-        generator = np.random.default_rng(seed)
-        even = np.full(len(num_targets), 1 / len(num_targets))
-        draws = [np.repeat(generator.multinomial(len(even), even), num_targets) for _ in range(resamples)]
+    lengths = np.zeros(0, np.int64) if num_targets is None else num_targets
+    draws = np.zeros((0, len(lengths)), np.int64)
+    if resamples and len(lengths):
+        even = np.full(len(lengths), 1 / len(lengths))
+        draws = np.random.default_rng(seed).multinomial(len(even), even, size=resamples)
 
     def detected(wanted: Bool[np.ndarray, " tokens"]) -> Detected:
         part = wanted | ~is_noise
-        return _detected(score[part], negative_mask[part], wanted[part], (draw[part] for draw in draws))
+        # How often each example was drawn, told to its tokens one draw at a time: all at once would not fit.
+        weights = (np.repeat(draw, lengths)[part] for draw in draws)
+        return _detected(score[part], negative_mask[part], wanted[part], weights)
 
     return Detection(
         num_tokens=len(score),
@@ -130,7 +133,7 @@ class _Ranking:
     def __init__(self, score: Float[np.ndarray, " n"], is_noise: Bool[np.ndarray, " n"]) -> None:
         self._order = np.argsort(score, kind="stable")
         ranked = score[self._order]
-        self._starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]])) if len(ranked) else ranked
+        self._starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]])[: len(ranked)])
         self._is_noise = is_noise[self._order]
 
     def measures(self, weight: Float[np.ndarray, " n"] | Int[np.ndarray, " n"]) -> tuple[float, float]:

@@ -107,7 +107,7 @@ NOISE = {
 }
 """Noise by name: factors of the sources' rates of misleading values, random words and boilerplate.
 
-None is without random words and boilerplate: the items have too few answers else for a pool without duplicates.
+Misleading values never stand alone: the items have too few such answers for a pool without duplicates.
 """
 MIXED = "mixed"
 
@@ -131,16 +131,17 @@ def noisy_row(draw: Random, language: Language, quality: Quality) -> Row:
 
 def sources_with(noise: str) -> dict[str, Quality]:
     """The sources with a noise of `NOISE`; no rate is above 0.95."""
-    of_misleading, of_random, of_boilerplate = NOISE[noise]
-    return {
-        name: Quality(
-            quality.share,
-            min(0.95, of_misleading * quality.misleading),
-            min(0.95, of_random * quality.random),
-            min(0.95, of_boilerplate * quality.boilerplate),
-        )
-        for name, quality in SOURCES.items()
-    }
+
+    def with_noise(quality: Quality) -> Quality:
+        rates = (quality.misleading, quality.random, quality.boilerplate)
+        return Quality(quality.share, *(min(0.95, f * rate) for f, rate in zip(NOISE[noise], rates, strict=True)))
+
+    return {name: with_noise(quality) for name, quality in SOURCES.items()}
+
+
+def suffix(noise: str) -> str:
+    """What the names of files and folders of a noise end in; nothing for the default."""
+    return "" if noise == MIXED else f"-{noise}"
 
 
 def draw_sources(seed: int, language: Language, num_distinct: int, noise: str = MIXED) -> dict[str, list[Row]]:

@@ -11,7 +11,7 @@ from forgetting.errors import UserError
 from forgetting.lab.benchmarks import suite, write_tasks
 from forgetting.lab.language import Size, build_language
 from forgetting.lab.pretraining import OnStep, Pretraining, write_base
-from forgetting.lab.texts import MIXED, NOISE, SOURCES, draw_sources, write_rows
+from forgetting.lab.texts import MIXED, NOISE, SOURCES, draw_sources, suffix, write_rows
 
 FORMAT = 4  # of the folder and of every rule by which a world follows from its seed: raise it when one changes
 
@@ -61,12 +61,12 @@ def write_world(world: World, folder: Path, on_step: OnStep | None = None) -> No
 
 def sources_folder(noise: str) -> str:
     """Name of the folder in a world that holds its sources with a noise."""
-    return "sources" if noise == MIXED else f"sources-{noise}"
+    return f"sources{suffix(noise)}"
 
 
 def overlay_file(folder: Path, seed: int, noise: str = MIXED) -> Path:
     """The overlay in a world's folder for its sources with a noise."""
-    return folder / (f"world-{seed}.yaml" if noise == MIXED else f"world-{seed}-{noise}.yaml")
+    return folder / f"world-{seed}{suffix(noise)}.yaml"
 
 
 def overlay(seed: int, folder: Path, noise: str = MIXED) -> dict[str, Any]:

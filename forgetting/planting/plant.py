@@ -4,11 +4,9 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 from typing import Any
 
-from forgetting.artifacts import write_text
 from forgetting.corpus.messages import Messages
 from forgetting.corpus.pool import Examples, hash_order
 from forgetting.errors import UserError
@@ -112,8 +110,3 @@ def refuse_rates(rates: Mapping[str, float]) -> None:
             raise UserError(f"The rate of {kind} is {rate}; a share of the examples was expected, from 0 to 1.")
     if (total := sum(rates.values())) > 1 + 1e-9:
         raise UserError(f"The rates add up to {total:g}; an example has one kind of noise, so at most 1 was expected.")
-
-
-def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows as JSON Lines."""
-    write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

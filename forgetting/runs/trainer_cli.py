@@ -128,12 +128,12 @@ class TrainerCLI(LightningCLI):
         Raises:
             UserError: Naming the keys that differ.
         """
-        is_used = self.datamodule.reads_store or self.model.start == "reference"
-        if not is_used or self._reference.provenance() is None:
+        is_start = self.model.start == "reference"
+        if not (self.datamodule.reads_store or is_start) or self._reference.provenance() is None:
             return
         if (edited := self._reference_computed()) is not None:
             replace(self._reference, computed=edited).refuse_another(precision=False)
-        if self._finds_store:
+        if self._finds_store or is_start:
             self.naming.refuse_unshared(self.run, self._reference)
 
     def _reference_computed(self) -> dict[str, Any] | None:

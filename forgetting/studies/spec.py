@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from forgetting.inspection.detection import MEASURES
+
 AVERAGE = "AVG"
 
 INLINE = "run"
 """Name of the experiment that a study with `config` holds itself."""
 
-NOISE_MEASURES = ("auc", "average_precision", "precision", "recall", "noise_fraction", "positive_score_fraction")
-"""Measures of the detection of noise; the first four also of one kind, such as `recall/<kind>`."""
+NOISE_MEASURES = (*MEASURES, "noise_fraction", "positive_score_fraction")
+"""Measures of the detection of noise, beside those of one kind, such as `recall/<kind>`."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import yaml
 from forgetting.artifacts import inside
 from forgetting.errors import UserError
 from forgetting.evaluation.suite import suite_path
+from forgetting.inspection.detection import MEASURES
 from forgetting.paths import EXPERIMENTS
 from forgetting.studies.spec import (
     INLINE,
@@ -119,9 +120,9 @@ def _column(content: Any, place: str) -> Column:
     key = text(content[kinds[0]], f"{place}, {name!r}")
     if kinds == ["cost"] and key not in COSTS:
         raise UserError(f"{place}, {name!r}: cost is {key!r}; one of {', '.join(COSTS)} was expected.")
-    is_of_kind = key.split("/")[0] in NOISE_MEASURES[:4] and "/" in key
+    is_of_kind = "/" in key and key.partition("/")[0] in MEASURES
     if kinds == ["noise"] and key not in NOISE_MEASURES and not is_of_kind:
-        known = ", ".join([*NOISE_MEASURES, "or one of the first four of a kind, as recall/<kind>"])
+        known = ", ".join([*NOISE_MEASURES, *(f"{measure}/<kind>" for measure in MEASURES)])
         raise UserError(f"{place}, {name!r}: noise is {key!r}; one of {known} was expected.")
     own = decimals(content["decimals"], f"{place}, decimals") if "decimals" in content else None
     return Column(name, kinds[0], key, own)  # type: ignore[arg-type]
