@@ -1,5 +1,6 @@
 """docs/extending.md as a reader would use it: each block in a file of its own, next to the experiments."""
 
+import csv
 import json
 import re
 import subprocess
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from processes import in_process
-from small_experiment import METHOD, adapter_bytes, signal_at
+from small_experiment import METHOD, STEPS, adapter_bytes, signal_at
 
 from forgetting.cli import main
 from forgetting.errors import UserError
@@ -106,6 +107,31 @@ def test_columns_are_those_of_the_tokens_whatever_the_division_and_empty_batches
         expected = np.concatenate([split.example(i)["nll_base"] for i in (5, 1, 2)])
         np.testing.assert_array_equal(np.sort(torch.cat(seen).numpy()), np.sort(expected))
     assert num_empty  # a rank without sequences
+
+
+WATCHING = """
+from forgetting.method.objectives import Forgetting
+
+
+class Watching(Forgetting):
+    seen = []
+
+    def after_step(self, sums):
+        means = sums.nll_positive / sums.step.num_positive, sums.nll_negative / sums.step.num_negative
+        self.seen.append((sums.loss, *means))
+"""
+
+
+def test_an_objective_is_told_the_sums_that_are_logged(work):
+    Path("watching.py").write_text(WATCHING)
+    main([*FIT, "--model.objective=watching.Watching"])
+    seen = sys.modules.pop("watching").Watching.seen
+    (run,) = Path("runs/tiny").glob("forgetting@*/seed-0")
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert len(seen) == len(rows) == STEPS
+    columns = ("train/loss", "train/nll_positive", "train/nll_negative")
+    assert seen == [pytest.approx([float(row[column]) for column in columns], rel=1e-9) for row in rows]
 
 
 @pytest.mark.slow

@@ -37,6 +37,13 @@ def draw(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return (base + 0.8 * torch.randn(count, generator=generator, dtype=torch.float64)).abs(), base
 
 
+@pytest.mark.parametrize(("fraction", "place"), [(0.5, 10 + 2 / 3), (0.75, 10 + 1 / 3), (0.1, 11.6), (0.25, 11.0)])
+def test_the_threshold_is_linear_within_a_bin(fraction, place):
+    objective = OnlineIgnoring(fraction)
+    objective.counts[10:12] = torch.tensor([3.0, 1.0])
+    assert float(objective.threshold) == pytest.approx(-LIMIT + place * 2 * LIMIT / BINS)
+
+
 @pytest.mark.parametrize("fraction", [0.3, 0.7])
 def test_the_threshold_is_the_quantile_of_recent_scores_to_a_bin(fraction):
     objective, seen = OnlineIgnoring(fraction, memory=1e9), []
