@@ -169,6 +169,34 @@ def verify_manifest(path: Path, content: dict[str, Any], remedy: str) -> None:
         raise UserError(f"{path} was changed or damaged since it was written. {remedy}")
 
 
+def refuse_another(folder: Path, what: str, settings: Mapping[str, Any]) -> None:
+    """Refuse a folder that is there but was made with other settings, or changed since.
+
+    Args:
+        folder: With a manifest that has `settings` and the `files` by their hashes.
+        what: It should hold, for messages.
+        settings: That it should have been made with.
+
+    Raises:
+        UserError: It is no such folder, or another, or something in it was changed.
+    """
+    remedy = f"Remove the {what} (rm -r {folder}) to make it again, or write to another folder."
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise UserError(f"{folder} is there, but it is no {what}: it has no manifest.json. Move it away.")
+    manifest = read_json(path, dict, ("settings", "files"), remedy)
+    if manifest["settings"] != settings:
+        raise UserError(f"{folder} holds a {what} that was made with other settings or by another version. {remedy}")
+    verify_manifest(path, manifest, remedy)
+    refuse_changed(folder, manifest["files"], remedy)
+
+
+def hashes_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file in a folder, by relative path."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): hash_file(file) for file in files}
+
+
 def inside(root: Path, name: str) -> Path:
     """`root / name`, refused where it would lie outside of `root`: names come from configurations and from files.
 

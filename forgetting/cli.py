@@ -49,6 +49,11 @@ COMMANDS = {
         "Scores and selection of an experiment as one HTML page.",
         "look",
     ),
+    "probe": (
+        "forgetting.probe_command:probe_command",
+        "Plant known noise in a sample of your data: which of it is found?",
+        "look",
+    ),
     "plot": (
         "forgetting.studies.plot:plot_command",
         "Curves of runs next to each other, score histograms of stores.",

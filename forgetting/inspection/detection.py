@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from forgetting.errors import UserError
 
 CONFIDENCE = 0.95
+FEWEST = 10
+"""Examples with noise below which there is no interval: a bootstrap of so few is far too short."""
 MEASURES = ("auc", "average_precision", "precision", "recall")
 """Measures of all noise, and of each kind."""
 
@@ -32,6 +34,7 @@ class Detected:
 
     Attributes:
         num_tokens: Noisy response tokens.
+        num_examples: Examples that hold some; 0 where examples were not told apart.
         auc: Probability that a noisy token has a lower score than a clean one, ties counting half (Mann and Whitney).
         average_precision: Mean over the noisy tokens of the precision among all tokens of at most their score. A score
             that knows nothing has the noise's share of the tokens.
@@ -40,6 +43,7 @@ class Detected:
     """
 
     num_tokens: int
+    num_examples: int
     auc: Estimate
     average_precision: Estimate
     precision: Estimate
@@ -97,7 +101,8 @@ def detection(
         noise: 0 of a clean token, else 1 + the place of its kind.
         kinds: Names of the kinds.
         num_targets: Response tokens of each example, for intervals.
-        resamples: How often the examples are drawn anew for the intervals; 0 computes none.
+        resamples: How often the examples are drawn anew for the intervals; 0 computes none, and there is none either of
+            noise in fewer than ten examples.
         seed: Of the resampling.
     """
     is_noise = noise > 0
@@ -109,9 +114,10 @@ def detection(
 
     def detected(wanted: Bool[np.ndarray, " tokens"]) -> Detected:
         part = wanted | ~is_noise
+        num_examples = len(np.unique(np.repeat(np.arange(len(lengths)), lengths)[wanted])) if len(lengths) else 0
         # How often each example was drawn, told to its tokens one draw at a time: all at once would not fit.
-        weights = (np.repeat(draw, lengths)[part] for draw in draws)
-        return _detected(score[part], negative_mask[part], wanted[part], weights)
+        weights = (np.repeat(draw, lengths)[part] for draw in draws if num_examples >= FEWEST)
+        return _detected(score[part], negative_mask[part], wanted[part], num_examples, weights)
 
     return Detection(
         num_tokens=len(score),
@@ -154,7 +160,9 @@ class _Ranking:
         return area, float((noise * precision).sum() / num_noise)
 
 
-def _detected(score: np.ndarray, negative: np.ndarray, is_noise: np.ndarray, draws: Iterator[np.ndarray]) -> Detected:
+def _detected(
+    score: np.ndarray, negative: np.ndarray, is_noise: np.ndarray, num_examples: int, draws: Iterator[np.ndarray]
+) -> Detected:
     ranking = _Ranking(score, is_noise)
 
     def measured(weight: np.ndarray) -> list[float]:
@@ -171,7 +179,7 @@ def _detected(score: np.ndarray, negative: np.ndarray, is_noise: np.ndarray, dra
             estimates[name] = Estimate(value)
         else:
             estimates[name] = Estimate(value, *map(float, np.quantile(defined, [outside, 1 - outside])))
-    return Detected(int(is_noise.sum()), **estimates)
+    return Detected(int(is_noise.sum()), num_examples, **estimates)
 
 
 def _fraction(mask: np.ndarray) -> float:

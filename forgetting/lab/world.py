@@ -6,8 +6,7 @@ from typing import Any
 
 import yaml
 
-from forgetting.artifacts import complete_folder, hash_file, read_json, refuse_changed, verify_manifest, write_manifest
-from forgetting.errors import UserError
+from forgetting.artifacts import complete_folder, hashes_of, refuse_another, write_manifest
 from forgetting.lab.benchmarks import suite, write_tasks
 from forgetting.lab.language import Size, build_language
 from forgetting.lab.pretraining import OnStep, Pretraining, write_base
@@ -41,7 +40,7 @@ def write_world(world: World, folder: Path, on_step: OnStep | None = None) -> No
     """
     settings = {"format": FORMAT, **asdict(world)}
     if folder.exists():
-        _refuse_another(settings, folder)
+        refuse_another(folder, "world", settings)
         return
     language = build_language(world.seed, world.size)
     with complete_folder(folder) as temporary:
@@ -54,9 +53,7 @@ def write_world(world: World, folder: Path, on_step: OnStep | None = None) -> No
         write_tasks(temporary / "tasks", folder / "tasks", language)
         _write_yaml(temporary / "suite.yaml", suite())
         write_base(temporary / "base", language, world.seed, world.pretraining, on_step)
-        files = sorted(file for file in temporary.rglob("*") if file.is_file())
-        hashes = {file.relative_to(temporary).as_posix(): hash_file(file) for file in files}
-        write_manifest(temporary / "manifest.json", {"settings": settings, "files": hashes})
+        write_manifest(temporary / "manifest.json", {"settings": settings, "files": hashes_of(temporary)})
 
 
 def sources_folder(noise: str) -> str:
@@ -85,18 +82,6 @@ def overlay(seed: int, folder: Path, noise: str = MIXED) -> dict[str, Any]:
         "model": {"backbone": (folder / "base").as_posix()},
         "data": {"corpus": {"sources": sources, "seed": seed}, "reference_seed": seed},
     }
-
-
-def _refuse_another(settings: dict[str, Any], folder: Path) -> None:
-    remedy = f"Remove the world (rm -r {folder}) to make it again, or write to another folder."
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise UserError(f"{folder} is there, but it is no world: it has no manifest.json. Move it away.")
-    manifest = read_json(path, dict, ("settings",), remedy)
-    if manifest["settings"] != settings:
-        raise UserError(f"{folder} holds a world that was made with other settings or by another version. {remedy}")
-    verify_manifest(path, manifest, remedy)
-    refuse_changed(folder, manifest["files"], remedy)
 
 
 def _write_yaml(file: Path, content: dict[str, Any]) -> None:

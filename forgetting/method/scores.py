@@ -66,6 +66,55 @@ class LossReduction(Score):
 
 
 @dataclass
+class Combination(Score):
+    """A weighted sum of the two nlls, smoothed over the tokens around each: Q is `base` 1, `reference` −1, `window` 0.
+
+    Noise comes in spans, and a token's nll says little of it: the mean over a few neighbors says more. What each
+    combination finds of known noise is measured by `python -m forgetting probe`.
+
+    Args:
+        base: Weight of nll_base.
+        reference: Weight of nll_reference.
+        window: Tokens on each side, in the same response, over which the sum is averaged.
+    """
+
+    base: float = 1.0
+    reference: float = -1.0
+    window: int = 0
+    columns = ("nll_base", "nll_reference")
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.base) and math.isfinite(self.reference)) or self.base == self.reference == 0:
+            raise UserError(
+                f"data.score has the weights base {self.base} and reference {self.reference}; expected two finite "
+                "numbers that are not both 0."
+            )
+        if self.window < 0:
+            raise UserError(f"data.score has the window {self.window}; expected 0 or more tokens on each side.")
+
+    def __call__(self, tokens: StoredTokens) -> Float[np.ndarray, " tokens"]:
+        """The sum of each token, in nats, averaged over up to 2 · window + 1 tokens of its response."""
+        value = self.base * tokens["nll_base"].astype(np.float64) + self.reference * tokens["nll_reference"]
+        return _smoothed(value, tokens.num_targets, self.window) if self.window else value
+
+
+def _smoothed(
+    value: Float[np.ndarray, " tokens"], lengths: Int[np.ndarray, " examples"], window: int
+) -> Float[np.ndarray, " tokens"]:
+    """Mean over the tokens at most `window` away that belong to the same example."""
+    smoothed = np.empty_like(value)
+    first = 0
+    for length in lengths.tolist():
+        # Sums start anew in each example: a value may then depend on nothing but its own, to the last bit.
+        sums = np.concatenate([[0.0], np.cumsum(value[first : first + length])])
+        places = np.arange(length)
+        low, high = np.maximum(places - window, 0), np.minimum(places + window + 1, length)
+        smoothed[first : first + length] = (sums[high] - sums[low]) / (high - low)
+        first += length
+    return smoothed
+
+
+@dataclass
 class Random(Score):
     """A control: tokens are drawn at random, at equal ρ.
 

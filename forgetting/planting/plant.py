@@ -36,14 +36,14 @@ class PlantedPool:
         return {kind: found[kind] for kind in self.wanted}
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row an example: its messages, the noise in the last of them, and the response that was there before."""
+        """One row an example: its messages, the noise in the last of them, and the same messages without noise."""
         rows: list[dict[str, Any]] = []
         for place, text in enumerate(self.examples.texts):
             messages: Messages = json.loads(text)
-            row: dict[str, Any] = {"messages": messages, "noise": [], "clean": None}
+            row: dict[str, Any] = {"messages": messages, "noise": [], "clean": messages}
             if (planted := self.planted.get(place)) is not None:
-                row |= {"clean": messages[-1]["content"], "noise": [list(span) for span in planted.noise]}
-                messages[-1]["content"] = planted.response
+                noisy = [*messages[:-1], {**messages[-1], "content": planted.response}]
+                row |= {"messages": noisy, "noise": [list(span) for span in planted.noise]}
             rows.append({**row, "source": self.examples.sources[place], "row": self.examples.rows[place]})
         return rows
 

@@ -82,17 +82,20 @@ class Column:
             last value in `metrics.csv`), `cost` (minutes of a stage) or `noise` (detection of known noise).
         key: Name of the metric, the stage or the measure of detection.
         decimals: Of what is printed; None takes the study's.
+        less: Of a column of the suite: its least value is the best (`best: least`).
     """
 
     name: str
     kind: Literal["suite", "metric", "cost", "noise"] = "suite"
     key: str = ""
     decimals: int | None = None
+    less: bool = False
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether the least value is the best: of an nll, a loss and a time."""
-        return self.kind == "cost" or (self.kind == "metric" and ("nll" in self.key or "loss" in self.key))
+        """Whether the least value is the best: of an nll, a loss and a time, and of what is declared so."""
+        is_loss = self.kind == "metric" and ("nll" in self.key or "loss" in self.key)
+        return self.less or self.kind == "cost" or is_loss
 
 
 @dataclass(frozen=True)

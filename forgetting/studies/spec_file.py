@@ -113,10 +113,17 @@ def _column(content: Any, place: str) -> Column:
     if not isinstance(content, dict):
         return Column(text(content, place))
     kinds = [key for key in ("metric", "cost", "noise") if key in content]
-    check_keys(content, {"name"}, {"name", "metric", "cost", "noise", "decimals"}, place)
+    check_keys(content, {"name"}, {"name", "metric", "cost", "noise", "best", "decimals"}, place)
     name = text(content["name"], f"{place}, name")
+    own = decimals(content["decimals"], f"{place}, decimals") if "decimals" in content else None
+    if "best" in content and not kinds:
+        if content["best"] not in ("least", "most"):
+            raise UserError(f"{place}, {name!r}: best is {content['best']!r}; least or most was expected.")
+        return Column(name, decimals=own, less=content["best"] == "least")
     if len(kinds) != 1:
         raise UserError(f"{place}, {name!r} has {kinds or 'none'} of metric, cost, noise; exactly one is expected.")
+    if "best" in content:
+        raise UserError(f"{place}, {name!r}: best is of a column of the suite; of a {kinds[0]} it is known.")
     key = text(content[kinds[0]], f"{place}, {name!r}")
     if kinds == ["cost"] and key not in COSTS:
         raise UserError(f"{place}, {name!r}: cost is {key!r}; one of {', '.join(COSTS)} was expected.")
@@ -124,7 +131,6 @@ def _column(content: Any, place: str) -> Column:
     if kinds == ["noise"] and key not in NOISE_MEASURES and not is_of_kind:
         known = ", ".join([*NOISE_MEASURES, *(f"{measure}/<kind>" for measure in MEASURES)])
         raise UserError(f"{place}, {name!r}: noise is {key!r}; one of {known} was expected.")
-    own = decimals(content["decimals"], f"{place}, decimals") if "decimals" in content else None
     return Column(name, kinds[0], key, own)  # type: ignore[arg-type]
 
 

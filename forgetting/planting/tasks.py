@@ -1,0 +1,114 @@
+"""Tasks of lm-evaluation-harness over held-out pairs of a clean response and its noised twin.
+
+They tell what a model took up of the noise that it was trained on. Smaller is better in every one of them.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import PreTrainedTokenizerBase
+
+from forgetting.corpus.messages import Messages
+from forgetting.corpus.templates import Template
+from forgetting.planting import metrics
+from forgetting.planting.kinds import OPENINGS
+
+PREFIX = "planted_"
+CLEAN, PHRASE = f"{PREFIX}clean", f"{PREFIX}stock_phrase"
+NUM_ANSWERS = 64
+"""Pairs whose prompts are answered, since a generated token takes as long as a response that is read."""
+NUM_OPENING_WORDS = 3
+"""Words of an opening by which an answer is recognized; each opening has another three."""
+SETTINGS = {
+    "nll": {"output_type": "loglikelihood", "doc_to_target": "clean"},
+    "uptake": {
+        "output_type": "multiple_choice", "doc_to_choice": ["{{clean}}", "{{noised}}"], "doc_to_target": 0,
+    },
+    "stock_phrase": {
+        "output_type": "generate_until", "doc_to_target": "clean",
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 12, "do_sample": False},
+    },
+}  # fmt: skip
+"""The harness's configuration, by the metric of a task."""
+
+
+def documents(
+    rows: Sequence[Mapping[str, Any]], template: Template, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> list[dict[str, Any]]:
+    """A document for each row with noise: prompt, clean response and noised twin, as text that the harness encodes.
+
+    Args:
+        rows: As a planted pool gives them.
+        template: Writes the prompt as in training.
+        tokenizer: Counts the tokens of both responses.
+        max_length: Tokens; a pair of which one is longer with its prompt is left out.
+    """
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        if not row["noise"]:
+            continue
+        prompt, clean = _texts(template, row["clean"])
+        _, noised = _texts(template, row["messages"])
+        before, *counts = (len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (prompt, clean, noised))
+        if before + max(counts) > max_length or min(counts) == 0:
+            continue
+        found.append({
+            "prompt": prompt, "clean": clean, "noised": noised, "kind": row["noise"][0][2],
+            "clean_tokens": counts[0], "noised_tokens": counts[1],
+            "openings": [" ".join(opening.lower().split()[:NUM_OPENING_WORDS]) for opening in OPENINGS],
+        })  # fmt: skip
+    return found
+
+
+def _texts(template: Template, messages: Messages) -> tuple[str, str]:
+    """What stands before the last response, and the response."""
+    segments = template.render(messages)
+    place = next(n for n, segment in enumerate(segments) if segment.origin is not None)
+    return "".join(segment.text for segment in segments[:place]), segments[place].text
+
+
+def write_tasks(folder: Path, place: Path, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Write the tasks into a folder `tasks`.
+
+    Args:
+        folder: Where to write.
+        place: Where the files will lie when they are complete, as the harness shall find them.
+        found: Documents.
+
+    Returns:
+        The suite of all tasks, for a file that lies next to the folder.
+    """
+    folder.mkdir()
+    by_kind = {kind: [d for d in found if d["kind"] == kind] for kind in sorted({d["kind"] for d in found})}
+    tasks = {CLEAN: ("nll", list(found))} | {f"{PREFIX}{kind}": ("uptake", some) for kind, some in by_kind.items()}
+    columns = {"nll": CLEAN} | {f"uptake/{kind}": f"{PREFIX}{kind}" for kind in by_kind}
+    if "phrases" in by_kind:
+        tasks[PHRASE], columns["stock phrases"] = ("stock_phrase", list(found[:NUM_ANSWERS])), PHRASE
+    for task, (metric, some) in tasks.items():
+        (folder / f"{task}.jsonl").write_text("".join(json.dumps(d) + "\n" for d in some), encoding="utf-8")
+        configuration = {
+            "task": task,
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": (place / f"{task}.jsonl").as_posix()}},
+            "test_split": "test",
+            "num_fewshot": 0,
+            "doc_to_text": "prompt",
+            "target_delimiter": "",
+            **SETTINGS[metric],
+            "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": False}],
+            "metadata": {"version": 1},
+        }
+        text = yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True)
+        text += f"process_results: !function metrics.{metric}\n"
+        (folder / f"{task}.yaml").write_text(text, encoding="utf-8")
+    source = Path(metrics.__file__)
+    (folder / source.name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    return {
+        "name": "planted",
+        "include_path": ["tasks"],
+        "data_files": {task: {"test": f"tasks/{task}.jsonl"} for task in tasks},
+        "columns": {name: {"tasks": [task], "metric": tasks[task][0]} for name, task in columns.items()},
+    }

@@ -1,0 +1,158 @@
+"""The command `probe`: noise of known kinds planted in any experiment's data, and which of it the scores find."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+import yaml
+
+from forgetting.arguments import config_files, config_options, option_strings, refuse_no_experiment
+from forgetting.artifacts import write_json, write_text
+from forgetting.errors import UserError
+
+if TYPE_CHECKING:
+    from forgetting.planting.probe import Probe
+    from forgetting.studies.jobs import Job
+
+USAGE = "python -m forgetting probe --config EXPERIMENT [--KEY VALUE ...]"
+EXAMPLES = """\
+examples:
+  python -m forgetting probe --config experiments/my/forgetting.yaml
+  python -m forgetting probe --config experiments/my/forgetting.yaml \\
+    --rates '{words: 0.2, contradiction: 0.1}' --train 500 --reference 200 --output my-probe
+
+kinds of noise:
+  answer         the response of another example, of about the same length
+  entities       numbers and names swapped for others
+  phrases        a stock phrase before the response and one after it
+  words          three words of ten scrambled or in another order
+  contradiction  another choice than the response makes, its explanation left"""
+DEFAULT_RATE = 0.06
+CLEAN = ("--data.corpus.reference.messages=clean", "--data.corpus.reference.noise=null")
+"""Overrides that take the clean twins for D_ref."""
+
+
+def probe_command(arguments: list[str]) -> None:
+    """Plant noise in a sample of an experiment's data, train and score with two references, and report what is found.
+
+    Raises:
+        UserError: An option is wrong, the data cannot be read or are too few, or the folder holds another probe.
+    """
+    parser = own_options()
+    own, rest = parser.parse_known_args(arguments)
+    if own.help:
+        print(parser.format_help())
+        return
+    refuse_no_experiment("probe", rest)
+    rates = _rates(own.rates)
+    from forgetting.corpus.prepare import prepare_corpus
+    from forgetting.model.backbone import load_tokenizer
+    from forgetting.planting.probe import Planting, write_probe
+    from forgetting.runs.parsed import ParsedExperiment
+
+    parsed = ParsedExperiment(rest)
+    settings = parsed.settings.data
+    for split, number in (("train", own.train), ("reference", own.reference), ("validation", own.held_out)):
+        settings.corpus[f"num_{split}"] = number
+        settings.corpus[split] = None
+    _, data = parsed.instantiate()
+    planting = Planting(rates, own.seed, data.template, data.max_length)
+    tokenizer = load_tokenizer(data.backbone, data.revision)
+    probe = write_probe(prepare_corpus(data.configuration, data.corpora), planting, tokenizer, own.output)
+    print(f"{probe.folder}: {own.train:,} examples of D_train, {own.reference:,} of D_ref, {own.held_out:,} held out")
+    if own.write_only:
+        print(f"overlay {probe.overlay}\nsuite   {probe.suite if probe.suite.is_file() else 'none: no held-out pairs'}")
+        return
+    _report(probe, rest, parsed.root, own.seed)
+
+
+def _report(probe: "Probe", rest: list[str], root: Path, seed: int) -> None:
+    """Train and score with the noisy and with the clean reference, and print and write what is found."""
+    from forgetting.inspection.probe_report import measure_probe, probe_text
+    from forgetting.runs.inspect import open_selection
+    from forgetting.studies.running import run_jobs
+
+    files, overrides = [*config_files(rest), probe.overlay], _overrides(rest)
+    options = {
+        "noisy": (*config_options(files), *overrides), "clean": (*config_options(files), *overrides, *CLEAN),
+    }  # fmt: skip
+    jobs = [job for part in options.values() for job in _jobs(part, root)]
+    failures = run_jobs([job for job in jobs if not job.is_done()], root / "logs")
+    if failures:
+        raise UserError("\n".join(map(str, failures)))
+    opened = {name: open_selection(list(part))[0] for name, part in options.items()}
+    stores = {name: data.stored("train") for name, data in opened.items()}
+    data = opened["noisy"]
+    kinds = data.tokens.noise_kinds
+    noisy_tokens = np.add.reduceat(
+        np.append(stores["noisy"].column("noise") > 0, False), np.cumsum([0, *stores["noisy"].num_targets()[:-1]])
+    )
+    planted = sum(number for number, _ in probe.counts["train"].values())
+    report = measure_probe(
+        stores, kinds, data.selection, probe.counts, planted - int(np.count_nonzero(noisy_tokens)), seed
+    )
+    text = probe_text(report)
+    write_text(probe.folder / "report.md", text)
+    write_json(probe.folder / "report.json", report.as_json())
+    print(text)
+    print(f"{probe.folder / 'report.md'}, {probe.folder / 'report.json'}")
+
+
+def _overrides(rest: list[str]) -> list[str]:
+    """The overrides of an experiment, less those of its corpus: the probe's splits take its place."""
+    kept = [option for option in option_strings(rest) if not option.startswith("--data.corpus.")]
+    selects = any(option.startswith("--data.positive_fraction=") for option in kept)
+    return kept if selects else kept
+
+
+def _jobs(options: tuple[str, ...], root: Path) -> "list[Job]":
+    """Jobs that make the scores of an experiment's reference, each after what it needs."""
+    from forgetting.runs.naming import Naming
+    from forgetting.studies.job_builder import JobBuilder
+    from forgetting.studies.results import RunFolders
+
+    builder = JobBuilder(Path("probe"), Path(), RunFolders(root), (), ())
+    builder.score(tuple(Naming(["fit", *options]).arguments_for_reference()))
+    return list(builder.jobs.values())
+
+
+def _rates(given: str | None) -> dict[str, float]:
+    from forgetting.planting.kinds import KINDS
+
+    if given is None:
+        return dict.fromkeys(KINDS, DEFAULT_RATE)
+    try:
+        rates = yaml.safe_load(given)
+    except yaml.YAMLError:
+        rates = None
+    if not isinstance(rates, dict) or not all(type(rate) in (int, float) for rate in rates.values()):
+        raise UserError(f"--rates is {given!r}; a mapping of kinds to shares was expected, such as '{{words: 0.1}}'.")
+    return {str(kind): float(rate) for kind, rate in rates.items()}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Errors are one message, as those of the other commands."""
+        raise UserError(f"{message}. python -m forgetting probe --help lists the options.")
+
+
+def own_options() -> argparse.ArgumentParser:
+    """The options that are not keys of an experiment."""
+    parser = _Parser(
+        usage=USAGE, add_help=False, allow_abbrev=False, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Plants noise of known kinds in a sample of an experiment's data, trains one reference on\n"
+        "equally noisy examples and one on their clean twins, scores, and says which noise is found.\n"
+        "Every key of the experiment can be overridden: python -m forgetting fit --help.",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("-h", "--help", action="store_true", help="Show this help.")
+    add("--rates", metavar="MAPPING", help=f"Share of the examples with each kind of noise. Default: {DEFAULT_RATE} each.")
+    add("--train", type=int, default=1000, metavar="N", help="Examples of D_train. Default: 1000.")
+    add("--reference", type=int, default=300, metavar="N", help="Examples of D_ref. Default: 300.")
+    add("--held-out", type=int, default=200, metavar="N", help="Held-out examples, for the suite. Default: 200.")
+    add("--seed", type=int, default=0, help="Of the planted noise and of the intervals. Default: 0.")
+    add("--output", type=Path, default=Path("probe"), metavar="FOLDER", help="Data and report. Default: probe.")
+    add("--write-only", action="store_true", help="Plant, and train nothing: for a study of your own over the files.")
+    return parser
