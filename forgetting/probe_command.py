@@ -31,6 +31,8 @@ kinds of noise:
 DEFAULT_RATE = 0.06
 CLEAN = ("--data.corpus.reference.messages=clean", "--data.corpus.reference.noise=null")
 """Overrides that take the clean twins for D_ref."""
+IGNORED = "--data.corpus."
+"""Overrides of the corpus that the probe was drawn from: its own splits have taken its place."""
 
 
 def probe_command(arguments: list[str]) -> None:
@@ -47,6 +49,7 @@ def probe_command(arguments: list[str]) -> None:
     refuse_no_experiment("probe", rest)
     rates = _rates(own.rates)
     from forgetting.corpus.prepare import prepare_corpus
+    from forgetting.method.health import POSITIVE_FRACTION
     from forgetting.model.backbone import load_tokenizer
     from forgetting.planting.probe import Planting, write_probe
     from forgetting.runs.parsed import ParsedExperiment
@@ -64,19 +67,21 @@ def probe_command(arguments: list[str]) -> None:
     if own.write_only:
         print(f"overlay {probe.overlay}\nsuite   {probe.suite if probe.suite.is_file() else 'none: no held-out pairs'}")
         return
-    _report(probe, rest, parsed.root, own.seed)
+    overrides = [option for option in option_strings(rest) if not option.startswith(IGNORED)]
+    if settings.positive_fraction == "all" and not parsed.naming.is_reference:
+        overrides = [option for option in overrides if not option.startswith("--data.positive_fraction=")]
+        overrides.append(f"--data.positive_fraction={POSITIVE_FRACTION}")
+    _report(probe, overrides, config_files(rest), parsed.root, own.seed)
 
 
-def _report(probe: "Probe", rest: list[str], root: Path, seed: int) -> None:
+def _report(probe: "Probe", overrides: list[str], experiment: list[Path], root: Path, seed: int) -> None:
     """Train and score with the noisy and with the clean reference, and print and write what is found."""
     from forgetting.inspection.probe_report import measure_probe, probe_text
     from forgetting.runs.inspect import open_selection
     from forgetting.studies.running import run_jobs
 
-    files, overrides = [*config_files(rest), probe.overlay], _overrides(rest)
-    options = {
-        "noisy": (*config_options(files), *overrides), "clean": (*config_options(files), *overrides, *CLEAN),
-    }  # fmt: skip
+    noisy = (*config_options([*experiment, probe.overlay]), *overrides)
+    options = {"noisy": noisy, "clean": (*noisy, *CLEAN)}
     jobs = [job for part in options.values() for job in _jobs(part, root)]
     failures = run_jobs([job for job in jobs if not job.is_done()], root / "logs")
     if failures:
@@ -97,13 +102,6 @@ def _report(probe: "Probe", rest: list[str], root: Path, seed: int) -> None:
     write_json(probe.folder / "report.json", report.as_json())
     print(text)
     print(f"{probe.folder / 'report.md'}, {probe.folder / 'report.json'}")
-
-
-def _overrides(rest: list[str]) -> list[str]:
-    """The overrides of an experiment, less those of its corpus: the probe's splits take its place."""
-    kept = [option for option in option_strings(rest) if not option.startswith("--data.corpus.")]
-    selects = any(option.startswith("--data.positive_fraction=") for option in kept)
-    return kept if selects else kept
 
 
 def _jobs(options: tuple[str, ...], root: Path) -> "list[Job]":

@@ -140,10 +140,10 @@ def test_every_kind_has_its_share_and_every_example_at_most_one():
     rows = planted.rows()
     assert len(rows) == 400
     for row, text in zip(rows, pool(400).texts, strict=True):
-        assert (row["clean"] is None) == (not row["noise"])
+        assert row["clean"] == json.loads(text)  # the clean twin
         assert len(row["messages"]) == 4
-        twin = [*row["messages"][:-1], {"role": "assistant", "content": row["clean"] or row["messages"][-1]["content"]}]
-        assert json.loads(text) == twin  # the clean twin
+        assert row["messages"][:-1] == row["clean"][:-1]
+        assert (row["messages"] == row["clean"]) == (not row["noise"])
         assert len({kind for _, _, kind in row["noise"]}) <= 1
 
 

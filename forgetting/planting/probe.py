@@ -83,7 +83,8 @@ def write_probe(corpus: Corpus, planting: Planting, tokenizer: PreTrainedTokeniz
     }  # fmt: skip
     if folder.exists():
         refuse_another(folder, "probe", settings)
-        return Probe(folder, read_json(folder / "manifest.json", dict, ("counts",))["counts"])
+        counts = read_json(folder / "manifest.json", dict, ("counts",))["counts"]
+        return Probe(folder, {split: {kind: (n, of) for kind, (n, of) in c.items()} for split, c in counts.items()})
     planted = {split: plant_pool(_examples(corpus, split), planting.rates, planting.seed) for split in SPLITS}
     kinds = [kind for kind, rate in planting.rates.items() if rate > 0]
     even = {kind: 1 / len(kinds) for kind in kinds}

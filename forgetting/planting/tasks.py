@@ -24,9 +24,7 @@ NUM_OPENING_WORDS = 3
 """Words of an opening by which an answer is recognized; each opening has another three."""
 SETTINGS = {
     "nll": {"output_type": "loglikelihood", "doc_to_target": "clean"},
-    "uptake": {
-        "output_type": "multiple_choice", "doc_to_choice": ["{{clean}}", "{{noised}}"], "doc_to_target": 0,
-    },
+    "uptake": {"output_type": "multiple_choice", "doc_to_choice": "pair", "doc_to_target": 0},
     "stock_phrase": {
         "output_type": "generate_until", "doc_to_target": "clean",
         "generation_kwargs": {"until": ["\n"], "max_gen_toks": 12, "do_sample": False},
@@ -56,7 +54,7 @@ def documents(
         if before + max(counts) > max_length or min(counts) == 0:
             continue
         found.append({
-            "prompt": prompt, "clean": clean, "noised": noised, "kind": row["noise"][0][2],
+            "prompt": prompt, "clean": clean, "pair": [clean, noised], "kind": row["noise"][0][2],
             "clean_tokens": counts[0], "noised_tokens": counts[1],
             "openings": [" ".join(opening.lower().split()[:NUM_OPENING_WORDS]) for opening in OPENINGS],
         })  # fmt: skip

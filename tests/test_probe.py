@@ -1,0 +1,346 @@
+"""The probe: planted splits that the ordinary pipeline takes, held-out pairs for the harness, and the report."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import byte_tokenizer
+from small_experiment import METHOD, REFERENCE, write_experiments
+from transformers import AutoModelForCausalLM
+
+from forgetting.cli import main
+from forgetting.corpus.configuration import CorpusConfig, Source
+from forgetting.corpus.prepare import Corpus, prepare_corpus
+from forgetting.corpus.templates import template_for
+from forgetting.corpus.tokens import tokenize_corpus
+from forgetting.errors import UserError
+from forgetting.inspection.probe_report import CANDIDATES
+from forgetting.method.scores import Combination, LossReduction, StoredTokens
+from forgetting.planting.probe import Planting, write_probe
+from forgetting.planting.tasks import documents
+
+RATES = {"answer": 0.1, "entities": 0.2, "phrases": 0.1, "words": 0.2}
+SENTENCES = [
+    "In 1848 the treaty was signed by Nicholas Trist in Mexico, after long talks between both sides.",
+    "The river Danube flows from Germany through Vienna to the sea, and many boats travel along it.",
+    "Whisk four eggs with sugar and butter, add flour slowly, and bake the cake for 25 minutes.",
+    "Plants make sugar from light, as Jan Ingenhousz found in 1779 with leaves under water.",
+]
+
+
+# --- the score ---------------------------------------------------------------------------------------------------------
+
+
+def stored(base: list[float], reference: list[float], lengths: list[int], first: int = 0) -> StoredTokens:
+    columns = {"nll_base": np.array(base, np.float32), "nll_reference": np.array(reference, np.float32)}
+    return StoredTokens("train", first, np.array(lengths), columns)
+
+
+def test_a_combination_is_a_weighted_sum_and_by_default_q():
+    tokens = stored([3.0, 1.0, 2.0], [1.0, 1.5, 0.5], [2, 1])
+    np.testing.assert_array_equal(Combination()(tokens), LossReduction()(tokens))
+    np.testing.assert_array_equal(Combination(-1.0, 0.0)(tokens), [-3.0, -1.0, -2.0])
+    np.testing.assert_array_equal(Combination(1.0, -2.0)(tokens), [1.0, -2.0, 1.0])
+
+
+def test_a_window_averages_over_neighbors_in_the_same_response():
+    tokens = stored([1.0, 2.0, 6.0, 100.0, 200.0], [0.0] * 5, [3, 2])
+    np.testing.assert_allclose(Combination(1.0, 0.0, 1)(tokens), [1.5, 3.0, 4.0, 150.0, 150.0])
+    np.testing.assert_allclose(Combination(1.0, 0.0, 9)(tokens), [3.0, 3.0, 3.0, 150.0, 150.0])
+
+
+def test_a_smoothed_score_depends_on_nothing_but_its_example():
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(0, 40, 50)
+    values = draw.exponential(3, (2, lengths.sum()))
+    whole = Combination(1.0, -0.7, 3)(stored(list(values[0]), list(values[1]), list(lengths)))
+    ends = np.cumsum(lengths)
+    for first, last, length in zip(ends - lengths, ends, lengths, strict=True):
+        alone = stored(list(values[0, first:last]), list(values[1, first:last]), [int(length)], int(first))
+        np.testing.assert_array_equal(Combination(1.0, -0.7, 3)(alone), whole[first:last])
+
+
+@pytest.mark.parametrize("settings", [{"base": 0.0, "reference": 0.0}, {"base": float("nan")}, {"window": -1}])
+def test_a_combination_that_says_nothing_is_refused(settings: dict[str, float]):
+    with pytest.raises(UserError, match=r"data\.score has the w"):
+        Combination(**settings)
+
+
+# --- the folder --------------------------------------------------------------------------------------------------------
+
+
+def write_source(folder: Path, number: int = 200) -> Path:
+    rows = [{"question": f"Question {n}?", "answer": f"{SENTENCES[n % 4]} Case {n}."} for n in range(number)]
+    file = folder / "clean.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def clean_corpus(folder: Path, **sizes: int) -> Corpus:
+    source = Source(str(write_source(folder)), prompt="{question}", response="{answer}", name="made")
+    sizes = {"num_train": 100, "num_reference": 30, "num_validation": 40} | sizes
+    return prepare_corpus(CorpusConfig({"made": source}, **sizes), folder / "corpora")
+
+
+PLANTING = Planting(RATES, 0, "tulu", 400)
+
+
+def test_the_planted_splits_are_an_experiments_corpus_and_every_noisy_character_is_in_a_noisy_token(tmp_path: Path):
+    corpus = clean_corpus(tmp_path)
+    tokenizer = byte_tokenizer()
+    probe = write_probe(corpus, PLANTING, tokenizer, tmp_path / "probe")
+    assert probe.counts["train"] == {"answer": (10, 10), "entities": (20, 20), "phrases": (10, 10), "words": (20, 20)}
+    overlay = yaml.safe_load(probe.overlay.read_text())["data"]["corpus"]
+    planted = prepare_corpus(
+        CorpusConfig(
+            num_validation=0, **{split: Source(**overlay[split]) for split in ("train", "reference", "validation")}
+        ),
+        tmp_path / "corpora",
+    )
+    for split in ("train", "reference", "validation"):
+        before, after = corpus.split(split), planted.split(split)
+        changed = [a["messages"] != b["messages"] for a, b in zip(before, after, strict=True)]
+        assert sum(changed) == (0 if split == "validation" else sum(n for n, _ in probe.counts[split].values()))
+        assert list(after["source"]) == list(before["source"])
+    tokens = tokenize_corpus(planted, tokenizer, "tulu", 400)
+    train = tokens.split("train")
+    rows = [json.loads(line) for line in (tmp_path / "probe/train.jsonl").read_text().splitlines()]
+    noise = np.asarray(train.noise)
+    # A token of this tokenizer is a byte, so the tokens of each kind are as many as the bytes of its spans.
+    for code, kind in enumerate(tokens.noise_kinds, start=1):
+        spans = [(row["messages"][-1]["content"], span) for row in rows for span in row["noise"] if span[2] == kind]
+        expected = sum(len(text[start:end].encode()) for text, (start, end, _) in spans)
+        # The template strips a response's end: a space there has no token.
+        stripped = sum(len(text[start:end]) - len(text.rstrip()[start:end]) for text, (start, end, _) in spans)
+        assert (noise == code).sum() == expected - stripped > 0
+
+
+def test_the_clean_twins_are_the_same_rows_by_another_column(tmp_path: Path):
+    corpus = clean_corpus(tmp_path)
+    probe = write_probe(corpus, PLANTING, byte_tokenizer(), tmp_path / "probe")
+    source = yaml.safe_load(probe.overlay.read_text())["data"]["corpus"]["reference"] | {"messages": "clean"}
+    del source["noise"]
+    clean = prepare_corpus(
+        CorpusConfig(num_validation=0, num_reference=0, train=Source(**source)), tmp_path / "corpora"
+    )
+    assert list(clean.split("train")["messages"]) == list(corpus.split("reference")["messages"])
+
+
+def test_the_same_probe_is_left_and_another_is_refused(tmp_path: Path):
+    corpus, tokenizer, folder = clean_corpus(tmp_path), byte_tokenizer(), tmp_path / "probe"
+    probe = write_probe(corpus, PLANTING, tokenizer, folder)
+    written = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
+    again = write_probe(corpus, PLANTING, tokenizer, folder)
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == written
+    assert {kind: tuple(n) for kind, n in again.counts["train"].items()} == probe.counts["train"]
+    with pytest.raises(UserError, match="holds a probe that was made with other settings"):
+        write_probe(corpus, Planting(RATES, 1, "tulu", 400), tokenizer, folder)
+    with pytest.raises(UserError, match="holds a probe that was made with other settings"):
+        write_probe(corpus, PLANTING, byte_tokenizer(bos=False), folder)
+    file = folder / "train.jsonl"
+    file.write_text(file.read_text().replace("Danube", "Donube", 1))
+    with pytest.raises(UserError, match=r"train\.jsonl was changed or damaged"):
+        write_probe(corpus, PLANTING, tokenizer, folder)
+
+
+# --- the held-out pairs ------------------------------------------------------------------------------------------------
+
+
+def test_pairs_that_do_not_fit_and_rows_without_noise_are_left_out():
+    def row(response: str, noisy: str) -> dict:
+        messages = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": response}]
+        spans = [] if noisy == response else [[0, len(noisy), "words"]]
+        return {"messages": [messages[0], {**messages[1], "content": noisy}], "clean": messages, "noise": spans}
+
+    tokenizer = byte_tokenizer()
+    rows = [row("Hello.", "Olleh."), row("Hello.", "Hello."), row("Hello.", "Olleh." * 40), row("Hello." * 40, "Olleh.")]
+    found = documents(rows, template_for("tulu", tokenizer), tokenizer, 60)
+    assert [(d["prompt"], d["clean"], d["pair"]) for d in found] == [
+        ("<|user|>\nHi?\n<|assistant|>\n", "Hello.", ["Hello.", "Olleh."])
+    ]
+    assert (found[0]["clean_tokens"], found[0]["noised_tokens"], found[0]["kind"]) == (6, 6, "words")
+
+
+def test_the_harness_measures_nll_and_uptake_as_the_model_gives_them(
+    tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_llama, "backbone")
+    write_probe(clean_corpus(tmp_path), Planting(RATES, 0, "tulu", 250), byte_tokenizer(), Path("probe"))
+    main(["evaluate", "backbone", "--suite", "probe/suite.yaml", "--device", "cpu", "--quiet", "--output", "results"])
+    columns = json.loads(Path("results/results.planted.json").read_text())["columns"]
+    pairs = [json.loads(line) for line in Path("probe/tasks/planted_clean.jsonl").read_text().splitlines()]
+    model = AutoModelForCausalLM.from_pretrained("backbone").eval()
+    tokenizer = byte_tokenizer()
+
+    def nll(prompt: str, response: str) -> float:
+        # The harness counts the prompt's last newline as the response's first character.
+        before, whole = (tokenizer(text)["input_ids"] for text in (prompt.rstrip(), prompt + response))
+        with torch.no_grad():
+            losses = -model(torch.tensor([whole])).logits.log_softmax(-1)[0]
+        return sum(float(losses[n - 1, whole[n]]) for n in range(len(before), len(whole)))
+
+    clean = [nll(d["prompt"], d["clean"]) / d["clean_tokens"] for d in pairs]
+    noised = [nll(d["prompt"], d["pair"][1]) / d["noised_tokens"] for d in pairs]
+    assert columns["nll"]["value"] == pytest.approx(100 * np.mean(clean), rel=1e-4)
+    for kind in RATES:
+        expected = np.mean([c - n for c, n, d in zip(clean, noised, pairs, strict=True) if d["kind"] == kind])
+        assert columns[f"uptake/{kind}"]["value"] == pytest.approx(100 * expected, rel=1e-3, abs=1e-3)
+    assert columns["stock phrases"]["value"] == 0
+
+
+def test_a_stock_phrase_is_known_by_its_first_words():
+    from forgetting.planting.kinds import OPENINGS
+    from forgetting.planting.metrics import stock_phrase
+
+    doc = {"openings": [" ".join(opening.lower().split()[:3]) for opening in OPENINGS]}
+    assert len(set(doc["openings"])) == len(OPENINGS)
+    for opening in OPENINGS:
+        assert stock_phrase(doc, [f" {opening}Paris."]) == {"stock_phrase": 1.0}
+    assert stock_phrase(doc, ["Paris. That is a great question!"]) == {"stock_phrase": 0.0}
+
+
+# --- the command -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("probed")
+    write_experiments(folder)
+    write_source(folder, 300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main(["probe", "--config", METHOD, *SOURCES, *SIZES, *GIVEN])
+    return folder
+
+
+SOURCES = ["--data.corpus.sources", "{made: {path: clean.jsonl, prompt: '{question}', response: '{answer}'}}"]
+SIZES = ["--train", "120", "--reference", "30", "--held-out", "20"]
+GIVEN = ["--rates", json.dumps(RATES), "--data.max_length", "200"]
+
+
+def report(folder: Path) -> dict:
+    return json.loads((folder / "probe/report.json").read_text())
+
+
+def test_the_report_has_every_score_with_every_reference_and_controls_that_hold(probed: Path):
+    content = report(probed)
+    rows = {(row["score"], row["reference"]): row for row in content["scores"]}
+    for candidate in CANDIDATES:
+        references = ("noisy", "clean") if candidate.reads_reference else (None,)
+        assert all((candidate.name, reference) in rows for reference in references)
+    random, oracle = rows["random (control)", None], rows["known noise (control)", None]
+    assert random["noise"]["auc"]["low"] < 0.5 < random["noise"]["auc"]["high"]
+    assert random["noise"]["precision"]["value"] == pytest.approx(random["noise_fraction"], abs=0.03)
+    for detected in (oracle["noise"], *oracle["kinds"].values()):
+        assert detected["auc"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+        assert detected["average_precision"]["value"] == 1.0
+    assert set(oracle["kinds"]) == set(RATES)
+    assert content["planted"]["train"]["words"] == [24, 24]
+    (agreement,) = content["agreement"]
+    assert 0.5 < agreement["spearman"] <= 1
+    assert 0 <= agreement["changed"] < 0.5
+
+
+def test_q_in_the_report_is_the_stores(probed: Path):
+    """Its area and its negatives, computed here from the columns and from the file of planted rows."""
+    from scipy.stats import rankdata
+
+    from forgetting.method.store import ScoreStore
+
+    (folder,) = (f for f in (probed / "runs/tiny").glob("reference@*") if "messages=clean" not in f.name)
+    split = ScoreStore.open(folder / "seed-0/scores").split("train")
+    q = split.column("nll_base") - split.column("nll_reference")
+    rows = [json.loads(line) for line in (probed / "probe/train.jsonl").read_text().splitlines()]
+    noise = []
+    for row, number in zip(rows, split.num_targets(), strict=True):
+        text = row["messages"][-1]["content"].strip()
+        flags = np.zeros(number, bool)  # bytes, then EOS (and a newline)
+        assert text.isascii()
+        for start, end, _ in row["noise"]:
+            flags[start : min(end, len(text), number)] = True
+        noise.append(flags)
+    is_noise = np.concatenate(noise)
+    ranks = rankdata(q)
+    area = 1 - (ranks[is_noise].sum() - is_noise.sum() * (is_noise.sum() + 1) / 2) / is_noise.sum() / (~is_noise).sum()
+    row = next(r for r in report(probed)["scores"] if r["score"] == CANDIDATES[0].name and r["reference"] == "noisy")
+    assert row["noise"]["num_tokens"] == is_noise.sum()
+    assert row["noise"]["auc"]["value"] == pytest.approx(area, abs=1e-9)
+    threshold = np.sort(q)[::-1][round(0.7 * len(q)) - 1]
+    assert row["noise"]["recall"]["value"] == pytest.approx((q[is_noise] < threshold).mean(), abs=0.01)
+
+
+def test_the_command_runs_nothing_twice_and_says_it_in_words(
+    probed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(probed)
+    trained = {file: file.stat().st_mtime_ns for file in probed.rglob("adapter_model.safetensors")}
+    assert len(trained) == 2
+    main(["probe", "--config", METHOD, *SOURCES, *SIZES, *GIVEN])
+    assert {file: file.stat().st_mtime_ns for file in probed.rglob("adapter_model.safetensors")} == trained
+    said = capsys.readouterr().out
+    assert "Q with the noisy reference" in said
+    assert "tokens drawn at random would give" in said
+    assert said.count("| Q (the paper's)") == 2
+    assert (probed / "probe/report.md").read_text() in said
+
+
+@pytest.mark.slow
+def test_a_reference_experiment_and_one_that_selects_nothing_are_probed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    write_experiments(tmp_path)
+    write_source(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    some = ["--train", "60", "--reference", "12", "--held-out", "0", *GIVEN]
+    main(["probe", "--config", REFERENCE, *SOURCES, *some])
+    assert "At ρ 0.7" in capsys.readouterr().out
+    main(["probe", "--config", METHOD, *SOURCES, *some, "--data.positive_fraction", "all", "--model.objective", "MeanNLL"])
+    assert "At ρ 0.7" in capsys.readouterr().out
+    assert not (tmp_path / "probe/suite.yaml").exists()
+
+
+def test_without_noise_there_is_nothing_to_find_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    write_experiments(tmp_path)
+    write_source(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    some = ["--train", "40", "--reference", "12", "--held-out", "10", "--rates", "{words: 0.0}"]
+    main(["probe", "--config", METHOD, *SOURCES, *some])
+    assert "No noise was planted, so there is nothing to find" in capsys.readouterr().out
+    assert all(row["noise"]["auc"]["value"] is None for row in report(tmp_path)["scores"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rates", "{words: 2}"], "The rate of words is 2"),
+        (["--rates", "words"], "a mapping of kinds to shares was expected"),
+        (["--rates", "{typos: 0.1}"], "no noise of the kind 'typos'"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--train", "0"], "num_train is 0"),
+        (["--train", "5000"], "5,000"),
+        (["--held-out", "x"], "invalid int value"),
+        (["--data.corpus.sources.made.response", "{reply}"], "reply"),
+    ],
+)
+def test_wrong_input_is_one_error_before_anything_is_written(
+    options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_experiments(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        main(["probe", "--config", METHOD, *options])
+    assert not (tmp_path / "probe").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_experiment_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="experiment"):
+        main(["probe"])
