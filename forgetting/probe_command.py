@@ -146,7 +146,11 @@ def own_options() -> argparse.ArgumentParser:
     )  # fmt: skip
     add = parser.add_argument
     add("-h", "--help", action="store_true", help="Show this help.")
-    add("--rates", metavar="MAPPING", help=f"Share of the examples with each kind of noise. Default: {DEFAULT_RATE} each.")
+    add(
+        "--rates",
+        metavar="MAPPING",
+        help=f"Share of the examples with each kind of noise. Default: {DEFAULT_RATE} each.",
+    )
     add("--train", type=int, default=1000, metavar="N", help="Examples of D_train. Default: 1000.")
     add("--reference", type=int, default=300, metavar="N", help="Examples of D_ref. Default: 300.")
     add("--held-out", type=int, default=200, metavar="N", help="Held-out examples, for the suite. Default: 200.")

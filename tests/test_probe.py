@@ -157,7 +157,12 @@ def test_pairs_that_do_not_fit_and_rows_without_noise_are_left_out():
         return {"messages": [messages[0], {**messages[1], "content": noisy}], "clean": messages, "noise": spans}
 
     tokenizer = byte_tokenizer()
-    rows = [row("Hello.", "Olleh."), row("Hello.", "Hello."), row("Hello.", "Olleh." * 40), row("Hello." * 40, "Olleh.")]
+    rows = [
+        row("Hello.", "Olleh."),
+        row("Hello.", "Hello."),
+        row("Hello.", "Olleh." * 40),
+        row("Hello." * 40, "Olleh."),
+    ]
     found = documents(rows, template_for("tulu", tokenizer), tokenizer, 60)
     assert [(d["prompt"], d["clean"], d["pair"]) for d in found] == [
         ("<|user|>\nHi?\n<|assistant|>\n", "Hello.", ["Hello.", "Olleh."])
@@ -299,7 +304,19 @@ def test_a_reference_experiment_and_one_that_selects_nothing_are_probed_too(
     some = ["--train", "60", "--reference", "12", "--held-out", "0", *GIVEN]
     main(["probe", "--config", REFERENCE, *SOURCES, *some])
     assert "At ρ 0.7" in capsys.readouterr().out
-    main(["probe", "--config", METHOD, *SOURCES, *some, "--data.positive_fraction", "all", "--model.objective", "MeanNLL"])
+    main(
+        [
+            "probe",
+            "--config",
+            METHOD,
+            *SOURCES,
+            *some,
+            "--data.positive_fraction",
+            "all",
+            "--model.objective",
+            "MeanNLL",
+        ]
+    )
     assert "At ρ 0.7" in capsys.readouterr().out
     assert not (tmp_path / "probe/suite.yaml").exists()
 

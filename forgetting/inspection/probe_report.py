@@ -118,9 +118,7 @@ class ProbeReport:
 
     def as_json(self) -> dict[str, Any]:
         """All numbers, for a file; what is not defined is null."""
-        rows = [
-            {"score": m.candidate.name, "reference": m.reference or None, **asdict(m.found)} for m in self.measured
-        ]
+        rows = [{"score": m.candidate.name, "reference": m.reference or None, **asdict(m.found)} for m in self.measured]
         return _without_nan({
             "positive_fraction": self.positive_fraction, "planted": self.counts, "cut": self.cut, "scores": rows,
             "agreement": [asdict(agreement) for agreement in self.agreements],
@@ -259,15 +257,15 @@ def _negatives_table(report: ProbeReport) -> list[str]:
             if detected.num_tokens:
                 precision = _estimate(detected.precision) if name == "all noise" else ""
                 rows.append([reference, name, precision, _estimate(detected.recall)])
-    return _table(["reference", "noise", "share of the negative tokens that is noise", "share of it that is negative"], rows)
+    return _table(
+        ["reference", "noise", "share of the negative tokens that is noise", "share of it that is negative"], rows
+    )
 
 
 def _words(report: ProbeReport) -> Iterator[str]:
     for reference in report.references:
         found = report.of(CANDIDATES[0].name, reference)
-        verdicts = {
-            kind: _verdict(detected.auc) for kind, detected in found.kinds.items() if detected.num_tokens
-        }
+        verdicts = {kind: _verdict(detected.auc) for kind, detected in found.kinds.items() if detected.num_tokens}
         said = [
             f"{words}: {', '.join(kind for kind, verdict in verdicts.items() if verdict == words)}"
             for words in dict.fromkeys(verdicts.values())
@@ -333,7 +331,11 @@ def _percent(fraction: float) -> str:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A Markdown table whose columns line up."""
     widths = [max(len(row[n]) for row in (header, *rows)) for n in range(len(header))]
-    line: Callable[[Sequence[str]], str] = lambda cells: "| " + " | ".join(  # noqa: E731
-        cell.ljust(width) for cell, width in zip(cells, widths, strict=True)
-    ) + " |"
+    line: Callable[[Sequence[str]], str] = lambda cells: (
+        "| "
+        + " | ".join(  # noqa: E731
+            cell.ljust(width) for cell, width in zip(cells, widths, strict=True)
+        )
+        + " |"
+    )
     return [line(header), "| " + " | ".join("-" * width for width in widths) + " |", *map(line, rows)]

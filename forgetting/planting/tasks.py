@@ -50,7 +50,9 @@ def documents(
             continue
         prompt, clean = _texts(template, row["clean"])
         _, noised = _texts(template, row["messages"])
-        before, *counts = (len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (prompt, clean, noised))
+        before, *counts = (
+            len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (prompt, clean, noised)
+        )
         if before + max(counts) > max_length or min(counts) == 0:
             continue
         found.append({
