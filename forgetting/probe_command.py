@@ -31,6 +31,8 @@ kinds of noise:
 DEFAULT_RATE = 0.06
 CLEAN = ("--data.corpus.reference.messages=clean", "--data.corpus.reference.noise=null")
 """Overrides that take the clean twins for D_ref."""
+PROMPTLESS = "--data.promptless=true"
+"""Override that stores what the score `PromptFit` reads."""
 IGNORED = "--data.corpus."
 """Overrides of the corpus that the probe was drawn from: its own splits have taken its place."""
 
@@ -67,7 +69,7 @@ def probe_command(arguments: list[str]) -> None:
     if own.write_only:
         print(f"overlay {probe.overlay}\nsuite   {probe.suite if probe.suite.is_file() else 'none: no held-out pairs'}")
         return
-    overrides = [option for option in option_strings(rest) if not option.startswith(IGNORED)]
+    overrides = [option for option in option_strings(rest) if not option.startswith((IGNORED, "--data.promptless"))]
     if settings.positive_fraction == "all" and not parsed.naming.is_reference:
         overrides = [option for option in overrides if not option.startswith("--data.positive_fraction=")]
         overrides.append(f"--data.positive_fraction={POSITIVE_FRACTION}")
@@ -80,7 +82,7 @@ def _report(probe: "Probe", overrides: list[str], experiment: list[Path], root: 
     from forgetting.runs.inspect import open_selection
     from forgetting.studies.running import run_jobs
 
-    noisy = (*config_options([*experiment, probe.overlay]), *overrides)
+    noisy = (*config_options([*experiment, probe.overlay]), *overrides, PROMPTLESS)
     options = {"noisy": noisy, "clean": (*noisy, *CLEAN)}
     jobs = [job for part in options.values() for job in _jobs(part, root)]
     failures = run_jobs([job for job in jobs if not job.is_done()], root / "logs")

@@ -7,10 +7,12 @@ import pytest
 import torch
 from peft import PeftModel
 
-from forgetting.method.scoring import ScoringDataset, score_shard
+from forgetting.errors import UserError
+from forgetting.method.scoring import ScoringDataset, score_shard, without_prompt
 from forgetting.method.selection import Selection, find_thresholds
 from forgetting.method.store import COLUMNS, shard_ranges
 from forgetting.model.backbone import load_backbone
+from forgetting.model.batch import pad
 from forgetting.model.language_model import LanguageModel
 from forgetting.model.lora import Lora, add_lora
 
@@ -163,3 +165,53 @@ def test_bfloat16_moves_few_tokens_across_the_threshold(tiny_llama, examples):
     assert changed_fraction(first, second) <= changed_fraction(first, exact) + 0.01
     assert changed_fraction(first, exact) < 0.05
     assert changed_fraction(exact, exact) == 0
+
+
+def test_without_its_prompt_a_sequence_keeps_its_responses_and_the_end_of_each_header() -> None:
+    ids = np.arange(14)
+    mask = np.isin(ids, [7, 8, 12, 13])
+    kept, targets = without_prompt(ids, mask)
+    assert kept.tolist() == [0, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]
+    assert targets.tolist() == [False, False, False, False, True, True, False, False, False, True, True]
+    kept, targets = without_prompt(ids[:4], np.isin(ids[:4], [2, 3]))  # a header shorter than what would stay
+    assert kept.tolist() == [0, 1, 2, 3]
+    assert targets.tolist() == [False, False, True, True]
+
+
+def test_the_promptless_column_is_the_bases_nll_of_the_responses_alone(tiny_llama: Path) -> None:
+    model, examples = language_model(tiny_llama), Made(LENGTHS)
+    examples.masks = [np.arange(n) >= (n + 1) // 2 for n in LENGTHS]  # a prompt, and a response as long
+    for work in ScoringDataset({"train": examples}, shard_ranges("train", len(examples), 5), 128, promptless=True):
+        scored = score_shard(model, work)
+        assert scored is not None
+        assert list(scored.columns) == ["nll_base", "nll_reference", "nll_promptless"]
+        alone = []
+        for i in range(scored.shard.first, scored.shard.last):
+            batch = pad([without_prompt(examples.input_ids(i), examples.response_mask(i))])
+            with torch.no_grad(), model.adapter_off():
+                alone.append(model(batch).numpy())
+        np.testing.assert_allclose(scored.columns["nll_promptless"], np.concatenate(alone), rtol=1e-4, atol=1e-5)
+        assert not np.allclose(scored.columns["nll_promptless"], scored.columns["nll_base"])
+
+
+def test_the_column_is_added_to_a_store_and_stays_and_what_was_there_is_the_same(scored_work: Path) -> None:
+    from small_experiment import METHOD, REFERENCE
+
+    from forgetting.cli import main
+    from forgetting.method.store import ScoreStore
+
+    folder = scored_work / "runs/tiny/reference/seed-0/scores"
+    before = ScoreStore.open(folder)
+    values = {name: before.split("train").column(name).copy() for name in COLUMNS}
+    own = ["--config", METHOD, "--data.score", "PromptFit"]
+    with pytest.raises(UserError, match=r"reads nll_promptless; the store has .* Score again with --data.promptless"):
+        main(["fit", *own])
+    main(["score", "--config", REFERENCE, "--data.promptless", "true"])
+    after = ScoreStore.open(folder)
+    assert after.columns == (*COLUMNS, "nll_promptless")
+    for name, column in values.items():
+        np.testing.assert_array_equal(after.split("train").column(name), column)
+    written = {file: file.stat().st_mtime_ns for file in folder.rglob("*.arrow")}
+    main(["score", "--config", REFERENCE])  # it is not asked for, and stays
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*.arrow")} == written
+    main(["fit", *own])

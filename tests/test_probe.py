@@ -19,7 +19,7 @@ from forgetting.corpus.templates import template_for
 from forgetting.corpus.tokens import tokenize_corpus
 from forgetting.errors import UserError
 from forgetting.inspection.probe_report import CANDIDATES
-from forgetting.method.scores import Combination, LossReduction, StoredTokens
+from forgetting.method.scores import Combination, LossReduction, PromptFit, StoredTokens
 from forgetting.planting.probe import Planting, write_probe
 from forgetting.planting.tasks import documents
 
@@ -32,7 +32,7 @@ SENTENCES = [
 ]
 
 
-# --- the score ---------------------------------------------------------------------------------------------------------
+# --- the score ---
 
 
 def stored(base: list[float], reference: list[float], lengths: list[int], first: int = 0) -> StoredTokens:
@@ -70,7 +70,17 @@ def test_a_combination_that_says_nothing_is_refused(settings: dict[str, float]):
         Combination(**settings)
 
 
-# --- the folder --------------------------------------------------------------------------------------------------------
+def test_prompt_fit_is_what_the_prompt_explains_up_to_a_cap_less_the_loss_around():
+    columns = {"nll_base": np.array([1.0, 2.0, 6.0, 1.0, 1.0]), "nll_promptless": np.array([2.0, 3.0, 7.0, 1.1, 1.3])}
+    tokens = StoredTokens("train", 0, np.array([3, 2]), {k: v.astype(np.float32) for k, v in columns.items()})
+    expected = [2 * 0.5 - 1.5, 2 * 0.5 - 3.0, 2 * 0.5 - 4.0, 2 * 0.2 - 1.0, 2 * 0.2 - 1.0]
+    np.testing.assert_allclose(PromptFit(2.0, 0.5, 1)(tokens), expected, rtol=1e-6)
+    assert len(PromptFit()(StoredTokens("train", 0, np.zeros(0, np.int64), dict.fromkeys(columns, np.zeros(0))))) == 0
+    with pytest.raises(UserError, match="expected a finite weight of at least 0, a cap above 0"):
+        PromptFit(cap=0.0)
+
+
+# --- the folder ---
 
 
 def write_source(folder: Path, number: int = 200) -> Path:
@@ -147,7 +157,7 @@ def test_the_same_probe_is_left_and_another_is_refused(tmp_path: Path):
         write_probe(corpus, PLANTING, tokenizer, folder)
 
 
-# --- the held-out pairs ------------------------------------------------------------------------------------------------
+# --- the held-out pairs ---
 
 
 def test_pairs_that_do_not_fit_and_rows_without_noise_are_left_out():
@@ -209,7 +219,7 @@ def test_a_stock_phrase_is_known_by_its_first_words():
     assert stock_phrase(doc, ["Paris. That is a great question!"]) == {"stock_phrase": 0.0}
 
 
-# --- the command -------------------------------------------------------------------------------------------------------
+# --- the command ---
 
 
 @pytest.fixture(scope="module")
@@ -288,8 +298,8 @@ def test_the_command_runs_nothing_twice_and_says_it_in_words(
     main(["probe", "--config", METHOD, *SOURCES, *SIZES, *GIVEN])
     assert {file: file.stat().st_mtime_ns for file in probed.rglob("adapter_model.safetensors")} == trained
     said = capsys.readouterr().out
-    assert "Q with the noisy reference" in said
-    assert "tokens drawn at random would give" in said
+    assert "With the noisy reference, Q " in said
+    assert "of tokens drawn at random it would be" in said
     assert said.count("| Q (the paper's)") == 2
     assert (probed / "probe/report.md").read_text() in said
 
@@ -303,7 +313,7 @@ def test_a_reference_experiment_and_one_that_selects_nothing_are_probed_too(
     monkeypatch.chdir(tmp_path)
     some = ["--train", "60", "--reference", "12", "--held-out", "0", *GIVEN]
     main(["probe", "--config", REFERENCE, *SOURCES, *some])
-    assert "At ρ 0.7" in capsys.readouterr().out
+    assert "(ρ 0.7)" in capsys.readouterr().out
     main(
         [
             "probe",
@@ -317,7 +327,7 @@ def test_a_reference_experiment_and_one_that_selects_nothing_are_probed_too(
             "MeanNLL",
         ]
     )
-    assert "At ρ 0.7" in capsys.readouterr().out
+    assert "(ρ 0.7)" in capsys.readouterr().out
     assert not (tmp_path / "probe/suite.yaml").exists()
 
 

@@ -1,6 +1,6 @@
 """Report of a probe: which kinds of planted noise each score finds, how far two references agree, and what it means."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 
 from forgetting.inspection.detection import Detection, Estimate, detection
 from forgetting.method.masks import ScoredSplit, Selected
-from forgetting.method.scores import Combination, LossReduction, Oracle, Random, Score
+from forgetting.method.scores import Combination, LossReduction, Oracle, PromptFit, Random, Score
 from forgetting.method.selection import Selection
 from forgetting.method.store import StoredSplit
 
@@ -37,9 +37,17 @@ class Candidate:
     within: bool = False
     is_control: bool = False
 
+    @property
+    def setting(self) -> str:
+        """How an experiment names it."""
+        arguments = f", init_args: {{{', '.join(f'{k}: {v}' for k, v in vars(self.score).items())}}}"
+        score = f"data.score: {{class_path: {type(self.score).__name__}{arguments if vars(self.score) else ''}}}"
+        return f"`{score}`" + (" with `data.scope: example`" if self.within else "")
 
+
+Q = "Q (the paper's)"
 CANDIDATES = (
-    Candidate("Q (the paper's)", LossReduction()),
+    Candidate(Q, LossReduction()),
     Candidate("Q, smoothed", Combination(1.0, -1.0, WINDOW)),
     Candidate("Q, within the response", LossReduction(), within=True),
     Candidate("reference nll", Combination(0.0, -1.0)),
@@ -49,10 +57,11 @@ CANDIDATES = (
     Candidate("Q − reference nll, smoothed", Combination(1.0, -2.0, WINDOW)),
     Candidate("base nll", Combination(-1.0, 0.0), reads_reference=False),
     Candidate("base nll, smoothed", Combination(-1.0, 0.0, WINDOW), reads_reference=False),
+    Candidate("prompt fit", PromptFit(), reads_reference=False),
     Candidate("random (control)", Random(), reads_reference=False, is_control=True),
     Candidate("known noise (control)", Oracle(), reads_reference=False, is_control=True),
 )
-"""What is compared. A low nll counts as good: the scores are the negative nlls."""
+"""What is compared: the scores are the negative nlls."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +157,7 @@ def measure_probe(
     for candidate in CANDIDATES:
         for reference, stored in stores.items() if candidate.reads_reference else [("", next(iter(stores.values())))]:
             values, negative = _selected(stored, candidate, selection)
-            if candidate is CANDIDATES[0]:
+            if candidate.name == Q:
                 negatives[reference] = negative
             noise = stored.column("noise")
             found = detection(values, negative, noise, kinds, stored.num_targets(), RESAMPLES, seed)
@@ -202,18 +211,18 @@ def _without_nan(content: Any) -> Any:
 
 def probe_text(report: ProbeReport) -> str:
     """The report as Markdown that reads well in a terminal."""
-    noise = report.measured[0].found
+    found = report.measured[0].found
     lines = ["# Which noise is found", "", *_planted(report), ""]
-    if not noise.noise.num_tokens:
+    if not found.noise.num_tokens:
         lines += ["**No noise was planted, so there is nothing to find: AUC, precision and recall are undefined.**", ""]
         return "\n".join(lines)
     lines += [
-        "AUC: the probability that a noisy token has a lower score than a clean one (0.5: the score knows nothing; 1: it "
-        "knows all), with a 95 % interval over examples.", "", *_auc_table(report), "",
-        f"At ρ {report.positive_fraction:g}, the tokens that Q makes negative (noise among all tokens: "
-        f"{noise.noise_fraction:.2f}):", "", *_negatives_table(report), "",
+        "AUC: the probability that a noisy token has a lower score than a clean one (0.5 knows nothing, 1 knows",
+        "all), with a 95 % interval over examples. A low nll counts as good.", "", *_auc_table(report), "",
+        f"Q. Negative are the lowest {_percent(1 - report.positive_fraction)} (ρ {report.positive_fraction:g}); "
+        "of a kind, the others are left out.", "", *_q_table(report), "",
+        "## In words", "", *(f"- {line}" for line in _words(report)), "",
     ]  # fmt: skip
-    lines += ["## In words", "", *(f"- {line}" for line in _words(report)), ""]
     return "\n".join(lines)
 
 
@@ -224,7 +233,7 @@ def _planted(report: ProbeReport) -> Iterator[str]:
         f"({_percent(found.noise_fraction)})."
     )
     yield ""
-    rows = []
+    rows: list[list[str]] = []
     for kind in report.counts["train"]:
         tokens = found.kinds[kind].num_tokens if kind in found.kinds else 0
         planted = [_count(*report.counts[split].get(kind, (0, 0))) for split in ("train", "reference")]
@@ -232,89 +241,99 @@ def _planted(report: ProbeReport) -> Iterator[str]:
     yield from _table(["planted", "examples of D_train", "of a noisy D_ref", "noisy tokens of D_train"], rows)
     if report.cut:
         yield ""
-        yield f"In {report.cut} examples of D_train the noise lies behind the cut at data.max_length and is not counted."
+        yield f"In {report.cut} examples of D_train noise lies behind the cut at data.max_length and does not count."
 
 
 def _count(planted: int, wanted: int) -> str:
-    return f"{planted}" if planted == wanted else f"{planted} of {wanted} wanted: nothing to change in the others"
+    return f"{planted}" if planted == wanted else f"{planted} of {wanted} wanted (nothing to change in the others)"
 
 
 def _auc_table(report: ProbeReport) -> list[str]:
-    kinds = [kind for kind, found in report.measured[0].found.kinds.items() if found.num_tokens]
+    kinds = _planted_kinds(report)
     rows = [
         [m.candidate.name, m.reference or "none", _estimate(m.found.noise.auc)]
         + [_estimate(m.found.kinds[kind].auc) for kind in kinds]
         for m in report.measured
     ]
-    return _table(["score", "reference", "all noise", *kinds], rows)
+    return _table(["AUC", "reference", "all noise", *kinds], rows)
 
 
-def _negatives_table(report: ProbeReport) -> list[str]:
-    rows = []
+def _q_table(report: ProbeReport) -> list[str]:
+    rows: list[list[str]] = []
     for reference in report.references:
-        found = report.of(CANDIDATES[0].name, reference)
-        for name, detected in [("all noise", found.noise), *found.kinds.items()]:
-            if detected.num_tokens:
-                precision = _estimate(detected.precision) if name == "all noise" else ""
-                rows.append([reference, name, precision, _estimate(detected.recall)])
+        found = report.of(Q, reference)
+        for name, detected in [
+            ("all noise", found.noise),
+            *((kind, found.kinds[kind]) for kind in _planted_kinds(report)),
+        ]:
+            values = (detected.average_precision, detected.precision, detected.recall)
+            rows.append([reference, name, *map(_estimate, values)])
     return _table(
-        ["reference", "noise", "share of the negative tokens that is noise", "share of it that is negative"], rows
+        ["reference", "noise", "average precision", "of the negatives, noise", "of the noise, negative"], rows
     )
+
+
+def _planted_kinds(report: ProbeReport) -> list[str]:
+    return [kind for kind, found in report.measured[0].found.kinds.items() if found.num_tokens]
 
 
 def _words(report: ProbeReport) -> Iterator[str]:
     for reference in report.references:
-        found = report.of(CANDIDATES[0].name, reference)
-        verdicts = {kind: _verdict(detected.auc) for kind, detected in found.kinds.items() if detected.num_tokens}
+        found = report.of(Q, reference)
+        verdicts = {kind: _verdict(found.kinds[kind].auc) for kind in _planted_kinds(report)}
         said = [
-            f"{words}: {', '.join(kind for kind, verdict in verdicts.items() if verdict == words)}"
-            for words in dict.fromkeys(verdicts.values())
-        ]
-        yield f"Q with the {reference} reference {'; '.join(said)}. On all noise it {_verdict(found.noise.auc)}."
-        precision = found.noise.precision.value
-        if not np.isnan(precision):
-            yield (
-                f"With the {reference} reference, {_percent(1 - precision)} of what would be ignored or unlearned at ρ "
-                f"{report.positive_fraction:g} is clean text; tokens drawn at random would give "
-                f"{_percent(1 - found.noise_fraction)}. {_for_rho(report, found)}"
-            )
-        best = report.best(reference)
+            f"{verdict} {', '.join(kind for kind, other in verdicts.items() if other == verdict)}"
+            for verdict in VERDICTS if verdict in verdicts.values()
+        ]  # fmt: skip
+        yield f"With the {reference} reference, Q {'; '.join(said)}."
+        negative = _percent(1 - found.noise.precision.value)
         yield (
-            f"Among these scores, {best.candidate.name} separates best where the reference is {reference} (AUC "
-            f"{_estimate(best.found.noise.auc)}). That is a choice by looking at these kinds of noise: confirm it on "
-            "another seed."
+            f"With the {reference} reference, {negative} of what would be ignored or unlearned at ρ "
+            f"{report.positive_fraction:g} is clean text; of tokens drawn at random it would be "
+            f"{_percent(1 - found.noise_fraction)}. {_for_rho(report, found)}"
         )
+        best = report.best(reference)
+        choice = f"`{best.candidate.name}` separates best of these scores (AUC {_estimate(best.found.noise.auc)})"
+        if best.candidate.name == Q:
+            yield f"With the {reference} reference, {choice}."
+        else:
+            yield (
+                f"With the {reference} reference, {choice}: in a configuration {best.candidate.setting}. It was chosen "
+                "by looking at this very noise, so confirm it with another --seed."
+            )
     for agreement in report.agreements:
         yield (
-            f"Q of the {agreement.first} and of the {agreement.second} reference: rank correlation "
-            f"{agreement.spearman:.2f}; {_percent(agreement.changed)} of the tokens change sides."
+            f"Between the {agreement.first} and the {agreement.second} reference, the rank correlation of Q is "
+            f"{agreement.spearman:.2f}, and {_percent(agreement.changed)} of the tokens change sides."
         )
     yield (
-        "This is of the planted kinds, with this base, reference and learning rate. What is wrong with your own data may "
-        "be of another kind."
+        "All this is of the planted kinds, with this base, this D_ref and this learning rate. What is wrong with your "
+        "data may be of another kind."
     )
 
 
+VERDICTS = ("finds", "finds little of", "does not see", "takes for good text", "has too few examples of")
+"""What Q does with a kind of noise: AUC from 0.7, above 0.5, with 0.5 in its interval, below 0.5; no interval."""
+
+
 def _verdict(auc: Estimate) -> str:
-    if auc.low is None or auc.high is None or np.isnan(auc.value):
-        return "cannot be judged by (too few examples)"
+    if auc.low is None or auc.high is None:
+        return VERDICTS[4]
     if auc.low > 0.5:
-        return "finds" if auc.value >= 0.7 else "finds a little of"
-    return "prefers to clean text" if auc.high < 0.5 else "does not see"
+        return VERDICTS[0] if auc.value >= 0.7 else VERDICTS[1]
+    return VERDICTS[3] if auc.high < 0.5 else VERDICTS[2]
 
 
 def _for_rho(report: ProbeReport, found: Detection) -> str:
     """What it means for ρ."""
     low = found.noise.precision.low
     if low is None or low <= found.noise_fraction:
-        return "No ρ mends that: the negatives hold no more noise than a random choice, so do not train on them."
-    negative = 1 - report.positive_fraction
-    if negative > found.noise_fraction:
-        return (
-            f"More tokens are negative ({_percent(negative)}) than are noise ({_percent(found.noise_fraction)}): a ρ "
-            f"up to {1 - found.noise_fraction:.2f} would spare clean ones."
-        )
-    return f"Fewer tokens are negative ({_percent(negative)}) than are noise: a ρ down to {1 - found.noise_fraction:.2f} has room."
+        return "The negatives do not hold more noise than a random choice would, so no ρ helps: do not select by it."
+    negative, noise = 1 - report.positive_fraction, found.noise_fraction
+    if abs(negative - noise) < 0.03:
+        return "As many tokens are negative as are noise, so ρ is where it should be."
+    side = "More" if negative > noise else "Fewer"
+    return f"{side} tokens are negative than are noise: ρ {1 - noise:.2f} would make them equal."
 
 
 def _estimate(estimate: Estimate) -> str:
@@ -325,17 +344,11 @@ def _estimate(estimate: Estimate) -> str:
 
 
 def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.0f} %"
+    return "an undefined share" if np.isnan(fraction) else f"{100 * fraction:.0f} %"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A Markdown table whose columns line up."""
     widths = [max(len(row[n]) for row in (header, *rows)) for n in range(len(header))]
-    line: Callable[[Sequence[str]], str] = lambda cells: (
-        "| "
-        + " | ".join(  # noqa: E731
-            cell.ljust(width) for cell, width in zip(cells, widths, strict=True)
-        )
-        + " |"
-    )
-    return [line(header), "| " + " | ".join("-" * width for width in widths) + " |", *map(line, rows)]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return [f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in lines]

@@ -64,6 +64,8 @@ class ForgettingData(LightningDataModule):
             the authors' code does (configs/published.yaml).
         num_workers: Processes that build steps.
         shard_size: Examples in a shard of the score store.
+        promptless: Whether `score` also stores `nll_promptless`, the base's nll of each response token without the
+            prompt, which some scores read (a third pass, over the responses alone).
         seed: The run's seed (linked to seed_everything by the command line).
         columns: Stored columns that the objective reads (the module's; linked by the command line).
         needs_negative: Whether the objective unlearns (the module's; linked by the command line).
@@ -93,6 +95,7 @@ class ForgettingData(LightningDataModule):
         normalization: Literal["published"] | None = None,
         num_workers: int = 0,
         shard_size: int = 512,
+        promptless: bool = False,
         seed: int = 0,
         columns: Sequence[str] = (),
         needs_negative: bool = False,
@@ -125,6 +128,7 @@ class ForgettingData(LightningDataModule):
         self.needs_negative = needs_negative and split == "train"
         self.num_workers = num_workers
         self.shard_size = shard_size
+        self.promptless = promptless
         self.seed = seed
         self.score_command = "python -m forgetting score --config <the reference experiment>"
         self.store: ScoreStore | None = None

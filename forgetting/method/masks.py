@@ -11,7 +11,7 @@ from jaxtyping import Float
 from forgetting.errors import UserError
 from forgetting.method.scores import Score, checked
 from forgetting.method.selection import Granularity, Selection, Thresholds, find_thresholds, sequence_means
-from forgetting.method.store import StoredSplit
+from forgetting.method.store import PROMPTLESS, StoredSplit
 
 Masks = Callable[[int], tuple[np.ndarray, np.ndarray]]
 """Positive and negative mask of an example's response tokens."""
@@ -49,6 +49,8 @@ class ScoredSplit:
             remedy = (
                 "No source of this corpus names its column of known `noise` (docs/corpus.md)."
                 if missing == ["noise"]
+                else "Score again with --data.promptless true, which keeps what is there."
+                if missing == [PROMPTLESS]
                 else "Score again with a version that writes it, or choose another data.score."
             )
             raise UserError(

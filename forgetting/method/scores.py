@@ -22,7 +22,8 @@ class StoredTokens:
         split: `train` or `validation`.
         first: Place of the first token among all response tokens of the split.
         num_targets: Response tokens of each example; they add up to the tokens.
-        columns: Values by name, one per token: `nll_base`, `nll_reference`, and `noise` where the corpus knows it.
+        columns: Values by name, one per token: `nll_base`, `nll_reference`, `nll_promptless` where it was asked for,
+            and `noise` where the corpus knows it.
     """
 
     split: str
@@ -96,6 +97,45 @@ class Combination(Score):
         """The sum of each token, in nats, averaged over up to 2 · window + 1 tokens of its response."""
         value = self.base * tokens["nll_base"].astype(np.float64) + self.reference * tokens["nll_reference"]
         return _smoothed(value, tokens.num_targets, self.window) if self.window else value
+
+
+@dataclass
+class PromptFit(Score):
+    """How well a response fits its prompt, and a token its response. It needs no reference.
+
+    What the prompt explains of a response, nll_promptless − nll_base averaged over its tokens, is little where it
+    answers another prompt: the base's instruction-following difficulty (Li et al., From Quantity to Quality, NAACL
+    2024), there a ratio. To its `weight`-fold, up to a cap, the negative nll_base is added, averaged over the tokens
+    around each.
+
+    For a store with `nll_promptless` (`data.promptless`). docs/results/smollm2.md says how the defaults were chosen.
+
+    Args:
+        weight: Of what the prompt explains.
+        cap: The most that counts of it, in nats a token: a prompt that holds half of the response explains no more.
+        window: Tokens on each side over which nll_base is averaged.
+    """
+
+    weight: float = 8.0
+    cap: float = 0.3
+    window: int = 2
+    columns = ("nll_base", "nll_promptless")
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.weight < math.inf and self.cap > 0) or self.window < 0:
+            raise UserError(
+                f"data.score has the weight {self.weight}, the cap {self.cap} and the window {self.window}; expected a "
+                "finite weight of at least 0, a cap above 0, and a number of tokens."
+            )
+
+    def __call__(self, tokens: StoredTokens) -> Float[np.ndarray, " tokens"]:
+        """In nats."""
+        base, lengths = tokens["nll_base"].astype(np.float64), tokens.num_targets
+        whole = int(lengths.max(initial=0))  # a window that is never left
+        explained = _smoothed(tokens["nll_promptless"] - base, lengths, whole)
+        return self.weight * np.minimum(explained, self.cap) - (
+            _smoothed(base, lengths, self.window) if self.window else base
+        )
 
 
 def _smoothed(

@@ -1,8 +1,9 @@
 """The score store: named columns of every response token of a corpus, in shards that are complete or absent.
 
-The columns are two models' nll, in nats, float32; a score is a function of them (`scores.py`). A shard is an Arrow IPC
-file over a fixed range of examples, whatever the number of ranks that write. It names in its own metadata what it was
-made from and the hash of its values, so a shard cannot be mistaken for another's, nor for one that was damaged since.
+The columns are two models' nll, in nats, float32, and where asked for the base's without the prompt. A score is a
+function of them (`scores.py`). A shard is an Arrow IPC file over a fixed range of examples, whatever the number of ranks
+that write. It names in its own metadata what it was made from and the hash of its values, so a shard cannot be mistaken
+for another's, nor for one that was damaged since.
 `manifest.json` names the columns and closes the store.
 """
 
@@ -32,6 +33,8 @@ MANIFEST = "manifest.json"
 FORMAT = 4
 COLUMNS = ("nll_base", "nll_reference")
 """What scoring writes."""
+PROMPTLESS = "nll_promptless"
+"""What it writes too where `data.promptless` asks for it."""
 
 
 @dataclass  # not frozen: Lightning moves batches to a device by copying their dataclasses
@@ -105,8 +108,10 @@ def _hash_of_values(*arrays: np.ndarray) -> str:
     return hashed.hexdigest()
 
 
-def has_shard(folder: Path, shard: ShardRange, identity: dict[str, Any]) -> bool:
-    """Whether the shard is there and whole. One that is cut short or damaged counts as absent: it is scored again.
+def has_shard(folder: Path, shard: ShardRange, identity: dict[str, Any], columns: tuple[str, ...] = COLUMNS) -> bool:
+    """Whether the shard is there and whole, with these columns.
+
+    One that is cut short or damaged, or has others, counts as absent: it is scored again.
 
     Raises:
         UserError: It was made from something else.
@@ -130,12 +135,18 @@ def has_shard(folder: Path, shard: ShardRange, identity: dict[str, Any]) -> bool
             "configuration. Remove the folder to score again, or give another one as data.store."
         )
     return (
-        tuple(table.schema.names) == COLUMNS
+        tuple(table.schema.names) == columns
         and metadata.get(b"range") == f"{shard.split}:{shard.first}:{shard.last}".encode()
     )
 
 
-def close_store(folder: Path, identity: dict[str, Any], ranges: list[ShardRange], record: dict[str, Any]) -> None:
+def close_store(
+    folder: Path,
+    identity: dict[str, Any],
+    ranges: list[ShardRange],
+    record: dict[str, Any],
+    columns: tuple[str, ...] = COLUMNS,
+) -> None:
     """Write the manifest, once every shard is there.
 
     Args:
@@ -143,13 +154,14 @@ def close_store(folder: Path, identity: dict[str, Any], ranges: list[ShardRange]
         identity: What the scores are made from.
         ranges: All shards, of all splits.
         record: What else to remember: versions, precision, device.
+        columns: Of every shard.
     """
     shards = [
         {"file": r.file, "split": r.split, "first": r.first, "last": r.last,
          "sha256": hash_file(folder / r.file)}
         for r in ranges
     ]  # fmt: skip
-    content = {"format": FORMAT, "identity": identity, "columns": list(COLUMNS), "shards": shards, **record}
+    content = {"format": FORMAT, "identity": identity, "columns": list(columns), "shards": shards, **record}
     write_manifest(folder / MANIFEST, content)
 
 
@@ -182,6 +194,11 @@ class ScoreStore:
     def open(cls, folder: Path) -> "ScoreStore":
         """Open the store in `folder`."""
         return cls(folder)
+
+    @staticmethod
+    def columns_in(folder: Path) -> tuple[str, ...]:
+        """The columns that a manifest names, whatever state the shards are in."""
+        return tuple(read_json(folder / MANIFEST, dict, ("columns",))["columns"])
 
     @property
     def hash(self) -> str:

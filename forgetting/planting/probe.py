@@ -1,4 +1,4 @@
-"""A probe on disk: splits of a clean corpus with noise planted in them, and held-out pairs, for the ordinary pipeline."""
+"""A probe on disk: splits of a clean corpus with noise planted in them, and held-out pairs to ask about."""
 
 import json
 from collections.abc import Mapping
@@ -105,7 +105,7 @@ def write_probe(corpus: Corpus, planting: Planting, tokenizer: PreTrainedTokeniz
 
 
 def overlay(folder: Path, corpus: Corpus) -> dict[str, Any]:
-    """Overlay that makes a probe's files the splits of an experiment; `messages: clean` takes the clean twins instead."""
+    """Overlay that makes a probe's files an experiment's splits; `messages: clean` takes the clean twins instead."""
 
     def split(name: str, messages: str) -> dict[str, Any]:
         noise = {"noise": "noise"} if messages == "messages" else {}
@@ -121,7 +121,7 @@ def overlay(folder: Path, corpus: Corpus) -> dict[str, Any]:
 
 def _examples(corpus: Corpus, split: str) -> Examples:
     examples = Examples()
-    for row in corpus.split(split):
+    for row in map(dict, corpus.split(split)):
         noise = tuple(NoiseSpan(span["start"], span["end"], span["kind"]) for span in row["noise"] or ())
         messages = [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
         examples.append(Example(messages, row["source"], row["source_row"], noise))

@@ -19,7 +19,7 @@ NEUTRAL = frozenset(
         "run", "seed_everything", "ckpt_path", "verbose",
         "model.activation_checkpointing", "model.attention", "model.compile", "model.seed",
         "data.corpora", "data.micro_batch_tokens", "data.num_workers", "data.shard_size", "data.seed", "data.backbone",
-        "data.revision", "data.columns", "data.needs_negative",
+        "data.revision", "data.columns", "data.needs_negative", "data.promptless",
     }
 )  # fmt: skip
 """Keys that say where and how a run is computed, not what; so does every key of the trainer but `TRAINER`. The seed has

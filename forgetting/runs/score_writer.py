@@ -49,6 +49,7 @@ class ScoreWriter(Callback):
             lengths = self.scoring.data.tokens.split(shard.split).lengths[shard.first : shard.last]
             seconds = time.perf_counter() - self._start
             took = {"seconds": seconds / trainer.world_size, "tokens": 2 * int(lengths.sum())}  # two models read it
+            took["tokens"] += sum(int(batch.response_mask.sum()) for batch in batch.promptless)
             write_json(_cost_file(folder, shard), took)
             write_shard(folder, shard, self.scoring.identity, outputs.num_targets, outputs.columns)
 
@@ -69,7 +70,7 @@ class ScoreWriter(Callback):
             if not trainer.is_global_zero or (not scoring.pending and _is_complete(folder)):
                 return
             record = {"versions": training_versions(), "backbone": backbone_identity(module.backbone, module.revision)}
-            close_store(folder, scoring.identity, scoring.shards, record)
+            close_store(folder, scoring.identity, scoring.shards, record, scoring.columns)
             files = [_cost_file(folder, shard) for shard in scoring.shards]
             costs = [read_json(file, dict, ["seconds", "tokens"]) for file in files if file.is_file()]
             total = {name: sum(cost[name] for cost in costs) for name in ("seconds", "tokens")}

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from forgetting.arguments import base_files, config_options
-from forgetting.artifacts import hash_content
+from forgetting.artifacts import hash_content, read_json
 from forgetting.errors import UserError
+from forgetting.method.store import PROMPTLESS
 from forgetting.runs.naming import Naming
 from forgetting.studies.agreement import is_trained
 from forgetting.studies.jobs import Job, Key, add_job, needs_store
@@ -72,10 +73,16 @@ class JobBuilder:
         """Score the corpus with a reference."""
         reference = self.jobs[self.reference(options)]
         manifest = reference.folder / "scores" / "manifest.json"
+        promptless = bool(reference.config["data"].get("promptless"))
+
+        def scored() -> Path | None:
+            has_columns = manifest.is_file() and (not promptless or PROMPTLESS in read_json(manifest)["columns"])
+            return manifest if has_columns else None
+
         return self._add(Job(
             "score", reference.run_id, reference.seed, ("score", *options), (reference.key,), reference.folder,
             (*reference.files, reference.folder / "adapter" / "adapter_model.safetensors"),
-            lambda: manifest if manifest.is_file() else None, reference.config,
+            scored, reference.config,
         ))  # fmt: skip
 
     def fit(self, options: tuple[str, ...], repetition: Repetition) -> Key:

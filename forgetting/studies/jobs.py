@@ -101,12 +101,14 @@ def _is_own(name: str) -> bool:
 
 
 def add_job(jobs: dict[Key, Job], job: Job) -> None:
-    """Add a job; one that several rows need is added once.
+    """Add a job; one that several rows need is added once, and scores as much as any of them asks for.
 
     Raises:
         UserError: It evaluates a run on another suite of the same name.
     """
     existing = jobs.setdefault(job.key, job)
+    if job.stage == "score" and job.config["data"].get("promptless"):
+        jobs[job.key] = job
     if _suite(existing) != _suite(job):
         raise UserError(
             f"`{existing.command}` and `{job.command}` evaluate one run on two suites of one name. Rename one of them."
