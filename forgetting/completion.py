@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 
 from jsonargparse import capture_parser
 
@@ -52,10 +53,9 @@ def words(name: str) -> Words:
         }
         texts = {key: text for group in CLASSES for key, text in settings(group).items()} | TRAINER
         return Words(options | {f"--{key}": first_sentence(text) for key, text in texts.items()})
-    if name == "inspect":  # options of its own, and keys of an experiment
-        from forgetting.runs.inspect import own_options
-
-        actions = own_options()._actions
+    if name in ("inspect", "probe"):  # options of their own, and keys of an experiment
+        module = COMMANDS[name][0].split(":")[0]
+        actions = import_module(module).own_options()._actions
     else:
         actions = capture_parser(lambda: command(name)([]))._actions
     options = {

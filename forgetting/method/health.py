@@ -141,8 +141,7 @@ class Health:
             lines.append(f"  negative at ρ {self.positive_fraction:g}, by {name}: {listed}")
         lines += [f"  warning: {warning}" for warning in self.warnings]
         lines.append(
-            "  These figures cannot say whether Q finds noise. To know it, plant some and name its column: "
-            "data.corpus.sources.<name>.noise (docs/health.md)."
+            "  These figures cannot say whether Q finds noise. To know it: python -m forgetting probe (docs/probe.md)."
         )
         return lines
 

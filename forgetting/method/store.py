@@ -1,9 +1,9 @@
 """The score store: named columns of every response token of a corpus, in shards that are complete or absent.
 
 The columns are two models' nll, in nats, float32, and where asked for the base's without the prompt. A score is a
-function of them (`scores.py`). A shard is an Arrow IPC file over a fixed range of examples, whatever the number of ranks
-that write. It names in its own metadata what it was made from and the hash of its values, so a shard cannot be mistaken
-for another's, nor for one that was damaged since.
+function of them (`scores.py`). A shard is an Arrow IPC file over a fixed range of examples, whatever the number of
+ranks that write. It names in its own metadata what it was made from and the hash of its values, so a shard cannot be
+mistaken for another's, nor for one that was damaged since.
 `manifest.json` names the columns and closes the store.
 """
 
