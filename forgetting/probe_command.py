@@ -20,7 +20,7 @@ EXAMPLES = """\
 examples:
   python -m forgetting probe --config experiments/my/forgetting.yaml
   python -m forgetting probe --config experiments/my/forgetting.yaml \\
-    --rates '{words: 0.2, contradiction: 0.1}' --train 500 --reference 200 --output my-probe
+    --rates '{words: 0.2, contradiction: 0.1}' --train 500 --output my-probe
 
 kinds of noise:
   answer         the response of another example, of about the same length
@@ -142,9 +142,10 @@ def own_options() -> argparse.ArgumentParser:
     parser = _Parser(
         usage=USAGE, add_help=False, allow_abbrev=False, epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Plants noise of known kinds in a sample of an experiment's data, trains one reference on\n"
-        "equally noisy examples and one on their clean twins, scores, and says which noise is found.\n"
-        "Every key of the experiment can be overridden: python -m forgetting fit --help.",
+        description="Plants noise of known kinds in a sample of an experiment's data, trains one\n"
+        "reference on equally noisy examples and one on their clean twins, scores, and\n"
+        "says which noise is found. Every key of the experiment can be overridden:\n"
+        "python -m forgetting fit --help.",
     )  # fmt: skip
     add = parser.add_argument
     add("-h", "--help", action="store_true", help="Show this help.")

@@ -16,7 +16,9 @@ from forgetting.paths import CONFIGS, shipped
 from forgetting.settings_help import CLASSES, EXAMPLES, LINKED, TRAINER, settings
 
 REPOSITORY = Path(__file__).parents[1]
-LIGHT = [name for name in COMMANDS if name not in (*SETTINGS_COMMANDS, "inspect")]
+MIXED = ("inspect", "probe")
+"""Commands with options of their own and every setting of an experiment."""
+LIGHT = [name for name in COMMANDS if name not in (*SETTINGS_COMMANDS, *MIXED)]
 
 
 def shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -64,7 +66,7 @@ def test_the_short_help_has_every_setting_of_the_code(fit_parser: ArgumentParser
     assert {link.target[0] for link in fit_parser._links_group._group_actions} == set(LINKED)
 
 
-@pytest.mark.parametrize("arguments", [[], *([name] for name in [*SETTINGS_COMMANDS, *LIGHT, "inspect"])])
+@pytest.mark.parametrize("arguments", [[], *([name] for name in [*SETTINGS_COMMANDS, *LIGHT, *MIXED])])
 def test_help_fits_a_terminal(
     arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,8 +64,8 @@ class ForgettingData(LightningDataModule):
             the authors' code does (configs/published.yaml).
         num_workers: Processes that build steps.
         shard_size: Examples in a shard of the score store.
-        promptless: Whether `score` also stores `nll_promptless`, the base's nll of each response token without the
-            prompt, which some scores read (a third pass, over the responses alone).
+        promptless: Store `nll_promptless` too. It is the base's nll of each response token without the prompt, which
+            some scores read: a third pass, over the responses alone.
         seed: The run's seed (linked to seed_everything by the command line).
         columns: Stored columns that the objective reads (the module's; linked by the command line).
         needs_negative: Whether the objective unlearns (the module's; linked by the command line).
