@@ -32,9 +32,9 @@ DEFAULT_RATE = 0.06
 CLEAN = ("--data.corpus.reference.messages=clean", "--data.corpus.reference.noise=null")
 """Overrides that take the clean twins for D_ref."""
 PROMPTLESS = "--data.promptless=true"
-"""Override that stores what the score `PromptFit` reads."""
-IGNORED = "--data.corpus."
-"""Overrides of the corpus that the probe was drawn from: its own splits have taken its place."""
+"""Override that stores what the score `PromptFit` reads; one of the two stores is enough, for it is the base's."""
+IGNORED = ("--data.corpus.", "--data.corpus=", "--data.promptless=")
+"""Overrides of what the probe itself decides: its own splits have taken the corpus's place."""
 
 
 def probe_command(arguments: list[str]) -> None:
@@ -50,6 +50,8 @@ def probe_command(arguments: list[str]) -> None:
         return
     refuse_no_experiment("probe", rest)
     rates = _rates(own.rates)
+    if own.reference < 1:
+        raise UserError(f"--reference is {own.reference}; a reference needs at least 1 example.")
     from forgetting.corpus.prepare import prepare_corpus
     from forgetting.method.health import POSITIVE_FRACTION
     from forgetting.model.backbone import load_tokenizer
@@ -69,7 +71,7 @@ def probe_command(arguments: list[str]) -> None:
     if own.write_only:
         print(f"overlay {probe.overlay}\nsuite   {probe.suite if probe.suite.is_file() else 'none: no held-out pairs'}")
         return
-    overrides = [option for option in option_strings(rest) if not option.startswith((IGNORED, "--data.promptless"))]
+    overrides = [option for option in option_strings(rest) if not option.startswith(IGNORED)]
     if settings.positive_fraction == "all" and not parsed.naming.is_reference:
         overrides = [option for option in overrides if not option.startswith("--data.positive_fraction=")]
         overrides.append(f"--data.positive_fraction={POSITIVE_FRACTION}")
@@ -79,11 +81,13 @@ def probe_command(arguments: list[str]) -> None:
 def _report(probe: "Probe", overrides: list[str], experiment: list[Path], root: Path, seed: int) -> None:
     """Train and score with the noisy and with the clean reference, and print and write what is found."""
     from forgetting.inspection.probe_report import measure_probe, probe_text
+    from forgetting.method.health import POSITIVE_FRACTION
+    from forgetting.method.selection import Selection
     from forgetting.runs.inspect import open_selection
     from forgetting.studies.running import run_jobs
 
-    noisy = (*config_options([*experiment, probe.overlay]), *overrides, PROMPTLESS)
-    options = {"noisy": noisy, "clean": (*noisy, *CLEAN)}
+    planted = (*config_options([*experiment, probe.overlay]), *overrides)
+    options = {"noisy": (*planted, PROMPTLESS), "clean": (*planted, *CLEAN)}
     jobs = [job for part in options.values() for job in _jobs(part, root)]
     failures = run_jobs([job for job in jobs if not job.is_done()], root / "logs")
     if failures:
@@ -95,10 +99,10 @@ def _report(probe: "Probe", overrides: list[str], experiment: list[Path], root: 
     noisy_tokens = np.add.reduceat(
         np.append(stores["noisy"].column("noise") > 0, False), np.cumsum([0, *stores["noisy"].num_targets()[:-1]])
     )
-    planted = sum(number for number, _ in probe.counts["train"].values())
-    report = measure_probe(
-        stores, kinds, data.selection, probe.counts, planted - int(np.count_nonzero(noisy_tokens)), seed
-    )
+    cut = sum(number for number, _ in probe.counts["train"].values()) - int(np.count_nonzero(noisy_tokens))
+    by_fraction = isinstance(data.selection.positive_fraction, float)  # else by a threshold, which is of one score
+    selection = data.selection if by_fraction else Selection(POSITIVE_FRACTION)
+    report = measure_probe(stores, kinds, selection, probe.counts, cut, seed)
     text = probe_text(report)
     write_text(probe.folder / "report.md", text)
     write_json(probe.folder / "report.json", report.as_json())

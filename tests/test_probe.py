@@ -352,6 +352,7 @@ def test_without_noise_there_is_nothing_to_find_and_it_is_said(
         (["--seed", "-1"], "--seed is -1"),
         (["--train", "0"], "num_train is 0"),
         (["--train", "5000"], "5,000"),
+        (["--reference", "0"], "--reference is 0"),
         (["--held-out", "x"], "invalid int value"),
         (["--data.corpus.sources.made.response", "{reply}"], "reply"),
     ],
