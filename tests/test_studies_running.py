@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from forgetting.cli import main
 from forgetting.errors import UserError
+from forgetting.studies.jobs import Job
 from forgetting.studies.plan import Plan
 from forgetting.studies.results import RunFolders
 from forgetting.studies.spec_file import load_study
@@ -213,6 +214,35 @@ def test_a_run_that_goes_on_from_its_reference_needs_one(work: Path) -> None:
         assert needs[run] == need
 
 
+@pytest.mark.parametrize("place", [2, 3])  # the last row that needs the scores, or not
+def test_the_scores_have_what_any_row_asks_for_and_are_made_again_for_it(work: Path, place: int) -> None:
+    manifest = Path("runs/mine/reference/seed-0/scores/manifest.json")
+
+    def score_job() -> Job:
+        jobs = Plan(load_study(Path("mine.yaml")), RunFolders()).jobs
+        (job,) = [job for job in jobs.values() if job.stage == "score"]
+        return job
+
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(json.dumps({"columns": ["nll_base", "nll_reference"]}))
+    assert score_job().artifact() is not None
+    study = yaml.safe_load(Path("mine.yaml").read_text())
+    study["groups"][0]["rows"][place].setdefault("set", {}).update({"data.promptless": True, "data.score": "PromptFit"})
+    Path("mine.yaml").write_text(yaml.safe_dump(study))
+    assert "--data.promptless=true" in score_job().arguments
+    assert score_job().artifact() is None
+    manifest.write_text(json.dumps({"columns": ["nll_base", "nll_reference", "nll_promptless"]}))
+    assert score_job().artifact() is not None
+
+
+def test_a_column_of_the_suite_may_have_its_best_value_at_the_bottom(work: Path) -> None:
+    text = Path("mine.yaml").read_text()
+    for best, is_least in (("least", True), ("most", False)):
+        Path("mine.yaml").write_text(text.replace("  - Sums", f"  - {{name: Sums, best: {best}}}"))
+        column = load_study(Path("mine.yaml")).columns[0]
+        assert (column.kind, column.name, column.lower_is_better) == ("suite", "Sums", is_least)
+
+
 @pytest.mark.parametrize("devices", ["devices: 2", "devices: [0, 1]", "devices: 1, num_nodes: 2"])
 def test_a_process_per_device_is_not_started_from_here(work: Path, devices: str) -> None:
     Path("mine.yaml").write_text(Path("mine.yaml").read_text().replace("devices: 1", devices))
@@ -225,6 +255,8 @@ def test_a_process_per_device_is_not_started_from_here(work: Path, devices: str)
     [
         (("suite: small.yaml", "suite: smal.yaml"), r"there is no suite smal\.yaml"),
         (("suite: small.yaml", "suite: smal"), r"there is no suite 'smal'\. Known: architectures, main"),
+        (("  - Sums", "  - {name: Sums, best: low}"), "'Sums': best is 'low'; least or most was expected"),
+        (("cost: fit", "cost: fit, best: least"), "'Minutes': best is of a column of the suite; of a cost it is known"),
         (("config:\n", "configs:\n"), "has unknown keys configs"),
         (("metric: validation/nll", "metrics: validation/nll"), "columns has unknown keys metrics"),
         (("metric: validation/nll, ", ""), "'Held-out nll' has none of metric, cost, noise"),

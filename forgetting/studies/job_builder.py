@@ -73,7 +73,8 @@ class JobBuilder:
         """Score the corpus with a reference."""
         reference = self.jobs[self.reference(options)]
         manifest = reference.folder / "scores" / "manifest.json"
-        promptless = bool(reference.config["data"].get("promptless"))
+        config = self.naming(options).config  # the reference's own may be of a row that asks for less
+        promptless = bool(config["data"].get("promptless"))
 
         def scored() -> Path | None:
             has_columns = manifest.is_file() and (not promptless or PROMPTLESS in read_json(manifest)["columns"])
@@ -82,7 +83,7 @@ class JobBuilder:
         return self._add(Job(
             "score", reference.run_id, reference.seed, ("score", *options), (reference.key,), reference.folder,
             (*reference.files, reference.folder / "adapter" / "adapter_model.safetensors"),
-            scored, reference.config,
+            scored, config,
         ))  # fmt: skip
 
     def fit(self, options: tuple[str, ...], repetition: Repetition) -> Key:
