@@ -12,7 +12,7 @@ from forgetting.inspection.detection import Detection, Estimate, detection
 from forgetting.method.masks import ScoredSplit, Selected
 from forgetting.method.scores import Combination, LossReduction, Oracle, PromptFit, Random, Score
 from forgetting.method.selection import Selection
-from forgetting.method.store import StoredSplit
+from forgetting.method.store import PROMPTLESS, StoredSplit
 
 RESAMPLES = 200
 WINDOW = 4
@@ -42,7 +42,8 @@ class Candidate:
         """How an experiment names it."""
         arguments = f", init_args: {{{', '.join(f'{k}: {v}' for k, v in vars(self.score).items())}}}"
         score = f"data.score: {{class_path: {type(self.score).__name__}{arguments if vars(self.score) else ''}}}"
-        return f"`{score}`" + (" with `data.scope: example`" if self.within else "")
+        and_so = {"scope: example": self.within, "promptless: true": PROMPTLESS in self.score.columns}
+        return " and ".join([f"`{score}`", *(f"`data.{setting}`" for setting, is_so in and_so.items() if is_so)])
 
 
 Q = "Q (the paper's)"
@@ -282,7 +283,7 @@ def _words(report: ProbeReport) -> Iterator[str]:
         found = report.of(Q, reference)
         verdicts = {kind: _verdict(found.kinds[kind].auc) for kind in _planted_kinds(report)}
         said = [
-            f"{verdict} {', '.join(kind for kind, other in verdicts.items() if other == verdict)}"
+            f"{verdict}: {', '.join(kind for kind, other in verdicts.items() if other == verdict)}"
             for verdict in VERDICTS if verdict in verdicts.values()
         ]  # fmt: skip
         yield f"With the {reference} reference, Q {'; '.join(said)}."

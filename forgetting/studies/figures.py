@@ -101,6 +101,12 @@ def _differences(table: Table, figure: Figure, pyplot: Any) -> Any:
     """A line for each pair, from the first down: its mean difference and interval."""
     column = table.study.column_names.index(figure.column)
     pairs = [(pair, number) for number, section in enumerate(table.sections) for pair in section.pairs]
+    names = [f"{pair.first} − {pair.second}" for pair, _ in pairs]
+    # A comparison that several groups make is told apart by its group.
+    labels = [
+        f"{name} ({table.sections[number].name})" if names.count(name) > 1 else name
+        for name, (_, number) in zip(names, pairs, strict=True)
+    ]
     canvas, axes = pyplot.subplots(figsize=(7.5, 1.1 + 0.21 * len(pairs)))
     for place, (pair, section) in enumerate(pairs):
         difference, color = pair.differences[column], COLORS[section % len(COLORS)]
@@ -119,7 +125,7 @@ def _differences(table: Table, figure: Figure, pyplot: Any) -> Any:
         axes.set_xlim(low, high)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.tick_params(axis="x", labelsize=7.5)
-    axes.set_yticks(range(len(pairs)), [f"{pair.first} − {pair.second}" for pair, _ in pairs], fontsize=7.5)
+    axes.set_yticks(range(len(pairs)), labels, fontsize=7.5)
     axes.set_ylim(len(pairs) - 0.4, -0.6)
     axes.set_xlabel(f"difference of {figure.column}, with its 95 % interval")
     axes.grid(axis="x", color="#e4e4e4", lw=0.8)
