@@ -18,6 +18,7 @@ from forgetting.arguments import base_files
 from forgetting.cli import build_cli, main
 from forgetting.errors import UserError
 from forgetting.evaluation.suite import load_suite, suite_path
+from forgetting.planting.probe import overlay
 from forgetting.runs.naming import Naming
 from forgetting.studies.jobs import Job
 from forgetting.studies.plan import Plan, merged_jobs
@@ -37,7 +38,7 @@ OVERLAYS = [
     *(REPOSITORY / f"configs/{name}.yaml" for name in ("file-order", "published")),
     *sorted((REPOSITORY / "configs/machines").glob("*.yaml")),
 ]
-PAPER = [path for path in RUN_FILES if "lab" not in path.relative_to(EXPERIMENTS).parts]
+PAPER = [path for path in RUN_FILES if path.relative_to(EXPERIMENTS).parts[0] not in ("lab", "smollm2")]
 
 
 def experiment_name(path: Path) -> str:
@@ -69,8 +70,8 @@ def test_the_number_of_experiments() -> None:
         "table3": 18, "table5": 4, "table6": 3, "table8": 8, "table9": 15, "table10": 5, "figure1a": 10, "figure1b": 5,
         "threshold": 1, "corpus-size": 8,
     }  # fmt: skip
-    lab = Counter(path.parent.name for path in RUN_FILES if path not in PAPER)
-    assert lab == {"lab": 4}
+    others = Counter(path.parent.name for path in RUN_FILES if path not in PAPER)
+    assert others == {"lab": 4, "smollm2": 4}
 
 
 @pytest.mark.parametrize("path", RUN_FILES, ids=experiment_name)
@@ -79,7 +80,7 @@ def test_an_experiment_parses_dumps_and_parses_again(path: Path) -> None:
     text = parser.dump(config, skip_none=False, skip_validation=True)
     again = parser.parse_string(text)
     assert parser.dump(again, skip_none=False, skip_validation=True) == text
-    assert config.fit.data.batch_size == 24
+    assert config.fit.data.batch_size == (8 if path.parent.name == "smollm2" else 24)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
@@ -137,9 +138,13 @@ def test_every_cell_has_a_run_and_every_run_a_cell() -> None:
 
 @pytest.mark.parametrize("overridden", [job for job in jobs() if job.stage == "fit" and "@" in job.run_id],
                          ids=lambda job: f"{job.stage}-{job.run_id}")  # fmt: skip
-def test_a_row_with_settings_of_its_own_parses(overridden: Job) -> None:
+def test_a_row_with_settings_of_its_own_parses(overridden: Job, tmp_path: Path) -> None:
     arguments = list(overridden.arguments)
     parser = _parser(tuple(base_files(arguments)))
+    if overridden.run_id.startswith("smollm2/"):  # its rows are laid over the splits of a probe
+        file = tmp_path / "probe.yaml"
+        file.write_text(yaml.safe_dump(overlay(tmp_path, has_held_out=True)))
+        arguments[3:3] = ["--config", str(file)]
     parser.parse_args(["fit", *arguments[1:]])
 
 

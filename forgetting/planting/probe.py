@@ -94,7 +94,7 @@ def write_probe(corpus: Corpus, planting: Planting, tokenizer: PreTrainedTokeniz
         for split, pool in planted.items():
             lines = [json.dumps(row, ensure_ascii=False) for row in pool.rows()]
             (temporary / f"{split}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        _write_yaml(temporary / f"{folder.name}.yaml", overlay(folder, corpus))
+        _write_yaml(temporary / f"{folder.name}.yaml", overlay(folder, len(corpus.split("validation")) > 0))
         template = template_for(planting.template, tokenizer)
         pairs = documents(planted["validation"].rows(), template, tokenizer, planting.max_length)
         if pairs:
@@ -104,7 +104,7 @@ def write_probe(corpus: Corpus, planting: Planting, tokenizer: PreTrainedTokeniz
     return Probe(folder, counts)
 
 
-def overlay(folder: Path, corpus: Corpus) -> dict[str, Any]:
+def overlay(folder: Path, has_held_out: bool) -> dict[str, Any]:
     """Overlay that makes a probe's files an experiment's splits; `messages: clean` takes the clean twins instead."""
 
     def split(name: str, messages: str) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def overlay(folder: Path, corpus: Corpus) -> dict[str, Any]:
         return {"path": path, "messages": messages, **noise, "source_column": "source", "unused_columns": [unused]}
 
     splits = {name: split(name, "messages") for name in SPLITS}
-    if len(corpus.split("validation")):
+    if has_held_out:
         splits["validation"] = split("validation", "clean")
     return {"data": {"corpus": {"sources": {}, "num_validation": 0, **splits}}}
 

@@ -58,11 +58,12 @@ class PlainProgress(Callback):
     # --- score -------------------------------------------------------------------------------------------------------
 
     def on_predict_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Count what goes through the two models."""
+        """Count what goes through the two models, a pass for each column."""
         scoring = trainer.datamodule  # type: ignore[attr-defined] - set by a connector
         assert isinstance(pl_module, FineTuner)
         assert isinstance(scoring, ScoringData)
-        total = 2 * sum(shard.last - shard.first for shard in scoring.pending)
+        passes = len(scoring.columns)
+        total = passes * sum(shard.last - shard.first for shard in scoring.pending)
         self._passed = 0
         self._clock = Clock()
 
@@ -70,7 +71,7 @@ class PlainProgress(Callback):
             self._passed += trainer.world_size * len(inputs[0].input_ids)
             if self._clock.is_due():
                 done = min(self._passed, total)
-                self._say(f"{done // 2:,} of {total // 2:,} examples scored{self._clock.left(done, total)}")
+                self._say(f"{done // passes:,} of {total // passes:,} examples scored{self._clock.left(done, total)}")
 
         self._hook = pl_module.language_model.register_forward_hook(count)
 
