@@ -1,10 +1,11 @@
 """The command line: its configuration files and overrides as plain data, and clear errors. No heavy import."""
 
+import argparse
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
@@ -146,6 +147,29 @@ def _joined(arguments: Sequence[str]) -> list[str]:
         elif options and "=" not in options[-1]:
             options[-1] += f"={argument}"
     return options
+
+
+class OwnOptions(argparse.ArgumentParser):
+    """Parser of a command's own options, beside which it takes every key of an experiment.
+
+    Args:
+        command: Its name.
+        description: What it does, in lines that fit a terminal.
+        examples: Shown last.
+    """
+
+    def __init__(self, command: str, description: str, examples: str) -> None:
+        super().__init__(
+            usage=f"python -m forgetting {command} --config EXPERIMENT [--KEY VALUE ...]", add_help=False,
+            allow_abbrev=False, description=description, epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        self._command = command
+        self.add_argument("-h", "--help", action="store_true", help="Show this help.")
+
+    def error(self, message: str) -> NoReturn:
+        """Errors are one message, as those of the other commands."""
+        raise UserError(f"{message}. python -m forgetting {self._command} --help lists the options.")
 
 
 def is_number(text: str) -> bool:

@@ -1,13 +1,12 @@
 """The command `probe`: noise of known kinds planted in any experiment's data, and which of it the scores find."""
 
-import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
 
-from forgetting.arguments import config_files, config_options, option_strings, refuse_no_experiment
+from forgetting.arguments import OwnOptions, config_files, config_options, option_strings, refuse_no_experiment
 from forgetting.artifacts import write_json, write_text
 from forgetting.errors import UserError
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from forgetting.planting.probe import Probe
     from forgetting.studies.jobs import Job
 
-USAGE = "python -m forgetting probe --config EXPERIMENT [--KEY VALUE ...]"
 EXAMPLES = """\
 examples:
   python -m forgetting probe --config experiments/my/forgetting.yaml
@@ -135,24 +133,17 @@ def _rates(given: str | None) -> dict[str, float]:
     return {str(kind): float(rate) for kind, rate in rates.items()}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Errors are one message, as those of the other commands."""
-        raise UserError(f"{message}. python -m forgetting probe --help lists the options.")
-
-
-def own_options() -> argparse.ArgumentParser:
+def own_options() -> OwnOptions:
     """The options that are not keys of an experiment."""
-    parser = _Parser(
-        usage=USAGE, add_help=False, allow_abbrev=False, epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Plants noise of known kinds in a sample of an experiment's data, trains one\n"
+    parser = OwnOptions(
+        "probe",
+        "Plants noise of known kinds in a sample of an experiment's data, trains one\n"
         "reference on equally noisy examples and one on their clean twins, scores, and\n"
         "says which noise is found. Every key of the experiment can be overridden:\n"
         "python -m forgetting fit --help.",
-    )  # fmt: skip
+        EXAMPLES,
+    )
     add = parser.add_argument
-    add("-h", "--help", action="store_true", help="Show this help.")
     add(
         "--rates",
         metavar="MAPPING",

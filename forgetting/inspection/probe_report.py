@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -153,22 +154,20 @@ def measure_probe(
         cut: See `ProbeReport`.
         seed: Of the resampling.
     """
+    some = next(iter(stores.values()))
+    noise, lengths = some.column("noise"), some.num_targets()
     measured: list[Measured] = []
-    negatives: dict[str, np.ndarray] = {}
+    q: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for candidate in CANDIDATES:
-        for reference, stored in stores.items() if candidate.reads_reference else [("", next(iter(stores.values())))]:
+        for reference, stored in stores.items() if candidate.reads_reference else [("", some)]:
             values, negative = _selected(stored, candidate, selection)
             if candidate.name == Q:
-                negatives[reference] = negative
-            noise = stored.column("noise")
-            found = detection(values, negative, noise, kinds, stored.num_targets(), RESAMPLES, seed)
+                q[reference] = values, negative
+            found = detection(values, negative, noise, kinds, lengths, RESAMPLES, seed)
             measured.append(Measured(candidate, reference, found))
-    q = {name: np.concatenate(list(ScoredSplit(stored, LossReduction()).chunks())) for name, stored in stores.items()}
-    names = list(stores)
     agreements = [
-        Agreement(a, b, _spearman(q[a], q[b]), float((negatives[a] != negatives[b]).mean()))
-        for n, a in enumerate(names) for b in names[n + 1 :]
-    ]  # fmt: skip
+        Agreement(a, b, _spearman(q[a][0], q[b][0]), float((q[a][1] != q[b][1]).mean())) for a, b in combinations(q, 2)
+    ]
     assert isinstance(selection.positive_fraction, float), "something is selected"
     return ProbeReport(measured, agreements, selection.positive_fraction, counts, cut)
 

@@ -2,9 +2,9 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from forgetting.arguments import refuse_no_experiment
+from forgetting.arguments import OwnOptions, refuse_no_experiment
 from forgetting.artifacts import write_text
 from forgetting.errors import UserError
 from forgetting.method.store import ScoreStore
@@ -12,7 +12,6 @@ from forgetting.method.store import ScoreStore
 if TYPE_CHECKING:
     from forgetting.method.data import ForgettingData
 
-USAGE = "python -m forgetting inspect --config EXPERIMENT [--KEY VALUE ...]"
 EXAMPLES = """\
 examples:
   python -m forgetting inspect --config experiments/lab/forgetting-token.yaml
@@ -84,21 +83,14 @@ def open_selection(arguments: list[str]) -> tuple["ForgettingData", str]:
     return data, parsed.naming.run_id
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Errors are one message, as those of the other commands."""
-        raise UserError(f"{message}. python -m forgetting inspect --help lists the options.")
-
-
-def own_options() -> argparse.ArgumentParser:
+def own_options() -> OwnOptions:
     """The options that are not keys of an experiment."""
-    parser = _Parser(
-        usage=USAGE, add_help=False, allow_abbrev=False, epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Scores of the tokens of D_train, and which the experiment makes positive or\n"
+    parser = OwnOptions(
+        "inspect",
+        "Scores of the tokens of D_train, and which the experiment makes positive or\n"
         "negative. Every key of the experiment can be overridden:\npython -m forgetting fit --help.",
-    )  # fmt: skip
-    parser.add_argument("-h", "--help", action="store_true", help="Show this help.")
+        EXAMPLES,
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help=f"The page. Default: {PAGE}.")
     parser.add_argument("--jsonl", type=Path, metavar="FILE", help="Write rows of tokens, metrics and annotations.")
     parser.add_argument("--terminal", action="store_true", help="Print examples in color.")

@@ -49,7 +49,7 @@ class ScoreWriter(Callback):
             lengths = self.scoring.data.tokens.split(shard.split).lengths[shard.first : shard.last]
             seconds = time.perf_counter() - self._start
             took = {"seconds": seconds / trainer.world_size, "tokens": 2 * int(lengths.sum())}  # two models read it
-            took["tokens"] += sum(int(batch.response_mask.sum()) for batch in batch.promptless)
+            took["tokens"] += sum(int(alone.response_mask.sum()) for alone in batch.promptless)
             write_json(_cost_file(folder, shard), took)
             write_shard(folder, shard, self.scoring.identity, outputs.num_targets, outputs.columns)
 

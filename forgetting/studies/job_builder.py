@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from forgetting.arguments import base_files, config_options
-from forgetting.artifacts import hash_content, read_json
+from forgetting.artifacts import hash_content
 from forgetting.errors import UserError
-from forgetting.method.store import PROMPTLESS
+from forgetting.method.store import PROMPTLESS, ScoreStore
 from forgetting.runs.naming import Naming
 from forgetting.studies.agreement import is_trained
 from forgetting.studies.jobs import Job, Key, add_job, needs_store
@@ -77,7 +77,9 @@ class JobBuilder:
         promptless = bool(config["data"].get("promptless"))
 
         def scored() -> Path | None:
-            has_columns = manifest.is_file() and (not promptless or PROMPTLESS in read_json(manifest)["columns"])
+            has_columns = manifest.is_file() and (
+                not promptless or PROMPTLESS in ScoreStore.columns_in(manifest.parent)
+            )
             return manifest if has_columns else None
 
         return self._add(Job(
