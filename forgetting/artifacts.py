@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from forgetting.errors import UserError
 
 SETTLED_NS = 2_000_000_000
@@ -117,6 +119,11 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, complete or not at all. NaN is refused: it is not JSON."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_yaml(path: Path, content: Any) -> None:
+    """Write `content` as YAML in the order of its keys, complete or not at all."""
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def read_json(path: Path, expected: type = dict, keys: Iterable[str] = (), remedy: str = REMEDY) -> Any:

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from jsonargparse import ArgumentParser
 
 from forgetting.arguments import command_parser, parse, read_yaml
-from forgetting.artifacts import write_text
+from forgetting.artifacts import write_yaml
 from forgetting.errors import UserError
 from forgetting.lab.texts import MIXED, NOISE, suffix
 from forgetting.paths import CONFIGS, EXPERIMENTS
@@ -61,7 +60,7 @@ def write_study(source: Path, experiments: Path, worlds: list[Path], file: Path,
         {"overlay": str(overlay_file(world, int(world.name), noise)), "suite": str(world / "suite.yaml")}
         for world in worlds
     ]
-    write_text(file, yaml.safe_dump(study, sort_keys=False, allow_unicode=True))
+    write_yaml(file, study)
     return file
 
 

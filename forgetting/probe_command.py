@@ -78,7 +78,8 @@ def probe_command(arguments: list[str]) -> None:
 
 def _report(probe: "Probe", overrides: list[str], experiment: list[Path], root: Path, seed: int) -> None:
     """Train and score with the noisy and with the clean reference, and print and write what is found."""
-    from forgetting.inspection.probe_report import measure_probe, probe_text
+    from forgetting.inspection.probe_measures import measure_probe
+    from forgetting.inspection.probe_report import probe_text
     from forgetting.method.health import POSITIVE_FRACTION
     from forgetting.method.selection import Selection
     from forgetting.runs.inspect import open_selection

@@ -18,7 +18,7 @@ from forgetting.corpus.prepare import Corpus, prepare_corpus
 from forgetting.corpus.templates import template_for
 from forgetting.corpus.tokens import tokenize_corpus
 from forgetting.errors import UserError
-from forgetting.inspection.probe_report import CANDIDATES
+from forgetting.inspection.probe_measures import CANDIDATES
 from forgetting.method.scores import Combination, LossReduction, PromptFit, StoredTokens
 from forgetting.planting.probe import Planting, write_probe
 from forgetting.planting.tasks import documents

@@ -1,15 +1,13 @@
 """Five benchmarks over the items that fine-tuning data do not ask about, as tasks of the harness on local files."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from forgetting.lab import token_f1
 from forgetting.lab.language import Item, Language
+from forgetting.planting.harness_task import HarnessTask
 
 Document = dict[str, Any]
 
@@ -80,25 +78,10 @@ def write_tasks(folder: Path, place: Path, language: Language) -> None:
     folder.mkdir()
     for task, benchmark in BENCHMARKS.items():
         documents = [document for item in language.test_items[task] for document in benchmark.documents(item)]
-        lines = [json.dumps(document) for document in documents]
-        (folder / f"{task}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        configuration = {
-            "task": task_name(task),
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": (place / f"{task}.jsonl").as_posix()}},
-            "test_split": "test",
-            "num_fewshot": 0,
-            "doc_to_text": "prompt",
-            **benchmark.settings,
-            "metric_list": [{"metric": benchmark.metric, "aggregation": "mean", "higher_is_better": True}],
-            "metadata": {"version": 1},
-        }
-        text = yaml.safe_dump(configuration, sort_keys=False)
-        if benchmark.metric == "f1":
-            text += "process_results: !function token_f1.process_results\n"
-        (folder / f"{task}.yaml").write_text(text, encoding="utf-8")
-    source = Path(token_f1.__file__)
-    (folder / source.name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+        results = (token_f1, "process_results") if benchmark.metric == "f1" else None
+        HarnessTask(task_name(task), documents, benchmark.metric, benchmark.settings, results=results).write(
+            folder, place, task
+        )
 
 
 def suite() -> dict[str, Any]:

@@ -4,9 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from forgetting.artifacts import complete_folder, hashes_of, refuse_another, write_manifest
+from forgetting.artifacts import complete_folder, hashes_of, refuse_another, write_manifest, write_yaml
 from forgetting.lab.benchmarks import suite, write_tasks
 from forgetting.lab.language import Size, build_language
 from forgetting.lab.pretraining import OnStep, Pretraining, write_base
@@ -49,9 +47,9 @@ def write_world(world: World, folder: Path, on_step: OnStep | None = None) -> No
             place.mkdir()
             for name, rows in draw_sources(world.seed, language, world.num_distinct, noise).items():
                 write_rows(place / f"{name}.jsonl", rows)
-            _write_yaml(overlay_file(temporary, world.seed, noise), overlay(world.seed, folder, noise))
+            write_yaml(overlay_file(temporary, world.seed, noise), overlay(world.seed, folder, noise))
         write_tasks(temporary / "tasks", folder / "tasks", language)
-        _write_yaml(temporary / "suite.yaml", suite())
+        write_yaml(temporary / "suite.yaml", suite())
         write_base(temporary / "base", language, world.seed, world.pretraining, on_step)
         write_manifest(temporary / "manifest.json", {"settings": settings, "files": hashes_of(temporary)})
 
@@ -82,7 +80,3 @@ def overlay(seed: int, folder: Path, noise: str = MIXED) -> dict[str, Any]:
         "model": {"backbone": (folder / "base").as_posix()},
         "data": {"corpus": {"sources": sources, "seed": seed}, "reference_seed": seed},
     }
-
-
-def _write_yaml(file: Path, content: dict[str, Any]) -> None:
-    file.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")

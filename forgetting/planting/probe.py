@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import PreTrainedTokenizerBase
 
-from forgetting.artifacts import complete_folder, hashes_of, read_json, refuse_another, write_manifest
+from forgetting.artifacts import complete_folder, hashes_of, read_json, refuse_another, write_manifest, write_yaml
 from forgetting.corpus.encoding import tokenizer_hash
 from forgetting.corpus.messages import Example
 from forgetting.corpus.noise import NoiseSpan
@@ -94,11 +93,11 @@ def write_probe(corpus: Corpus, planting: Planting, tokenizer: PreTrainedTokeniz
         for split, pool in planted.items():
             lines = [json.dumps(row, ensure_ascii=False) for row in pool.rows()]
             (temporary / f"{split}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        _write_yaml(temporary / f"{folder.name}.yaml", overlay(folder, len(corpus.split("validation")) > 0))
+        write_yaml(temporary / f"{folder.name}.yaml", overlay(folder, len(corpus.split("validation")) > 0))
         template = template_for(planting.template, tokenizer)
         pairs = documents(planted["validation"].rows(), template, tokenizer, planting.max_length)
         if pairs:
-            _write_yaml(temporary / "suite.yaml", write_tasks(temporary / "tasks", folder / "tasks", pairs))
+            write_yaml(temporary / "suite.yaml", write_tasks(temporary / "tasks", folder / "tasks", pairs))
         content = {"settings": settings, "counts": counts, "files": hashes_of(temporary)}
         write_manifest(temporary / "manifest.json", content)
     return Probe(folder, counts)
@@ -130,7 +129,3 @@ def _examples(corpus: Corpus, split: str) -> Examples:
 
 def _counts(pool: PlantedPool) -> dict[str, tuple[int, int]]:
     return {kind: (number, pool.wanted[kind]) for kind, number in pool.counts().items()}
-
-
-def _write_yaml(file: Path, content: dict[str, Any]) -> None:
-    file.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -3,17 +3,16 @@
 They tell what a model took up of the noise that it was trained on. Smaller is better in every one of them.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import PreTrainedTokenizerBase
 
 from forgetting.corpus.messages import Messages
 from forgetting.corpus.templates import Template
 from forgetting.planting import metrics
+from forgetting.planting.harness_task import HarnessTask
 from forgetting.planting.kinds import OPENINGS
 
 PREFIX = "planted_"
@@ -87,25 +86,11 @@ def write_tasks(folder: Path, place: Path, found: Sequence[dict[str, Any]]) -> d
     columns = {"nll": CLEAN} | {f"uptake/{kind}": f"{PREFIX}{kind}" for kind in by_kind}
     if "phrases" in by_kind:
         tasks[PHRASE], columns["stock phrases"] = ("stock_phrase", list(found[:NUM_ANSWERS])), PHRASE
-    for task, (metric, some) in tasks.items():
-        (folder / f"{task}.jsonl").write_text("".join(json.dumps(d) + "\n" for d in some), encoding="utf-8")
-        configuration = {
-            "task": task,
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": (place / f"{task}.jsonl").as_posix()}},
-            "test_split": "test",
-            "num_fewshot": 0,
-            "doc_to_text": "prompt",
-            "target_delimiter": "",
-            **SETTINGS[metric],
-            "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": False}],
-            "metadata": {"version": 1},
-        }
-        text = yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True)
-        text += f"process_results: !function metrics.{metric}\n"
-        (folder / f"{task}.yaml").write_text(text, encoding="utf-8")
-    source = Path(metrics.__file__)
-    (folder / source.name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    for name, (metric, some) in tasks.items():
+        settings = {"target_delimiter": "", **SETTINGS[metric]}
+        HarnessTask(name, some, metric, settings, higher_is_better=False, results=(metrics, metric)).write(
+            folder, place
+        )
     return {
         "name": "planted",
         "include_path": ["tasks"],
