@@ -89,7 +89,7 @@ def test_what_is_wrong_with_a_suite_is_said(tmp_path: Path, content: dict[str, o
 
 
 def test_unknown_suites_and_protocols_name_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no suite mian. Known: architectures, .*main"):
+    with pytest.raises(UserError, match=r"no suite mian. Known: abilities, architectures, .*main"):
         load_suite("mian")
     with pytest.raises(UserError, match=r"no protocol publish. It has: corrected, published, token_stop"):
         load_suite("main", "publish")

@@ -254,7 +254,7 @@ def test_a_process_per_device_is_not_started_from_here(work: Path, devices: str)
     ("change", "message"),
     [
         (("suite: small.yaml", "suite: smal.yaml"), r"there is no suite smal\.yaml"),
-        (("suite: small.yaml", "suite: smal"), r"there is no suite 'smal'\. Known: architectures, main"),
+        (("suite: small.yaml", "suite: smal"), r"there is no suite 'smal'\. Known: abilities, architectures, main"),
         (("  - Sums", "  - {name: Sums, best: low}"), "'Sums': best is 'low'; least or most was expected"),
         (("cost: fit", "cost: fit, best: least"), "'Minutes': best is of a column of the suite; of a cost it is known"),
         (("config:\n", "configs:\n"), "has unknown keys configs"),
