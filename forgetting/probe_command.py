@@ -81,6 +81,7 @@ def _report(probe: "Probe", overrides: list[str], experiment: list[Path], root: 
     from forgetting.inspection.probe_measures import measure_probe
     from forgetting.inspection.probe_report import probe_text
     from forgetting.method.health import POSITIVE_FRACTION
+    from forgetting.method.scores import RECURRENCE
     from forgetting.method.selection import Selection
     from forgetting.runs.inspect import open_selection
     from forgetting.studies.running import run_jobs
@@ -92,7 +93,7 @@ def _report(probe: "Probe", overrides: list[str], experiment: list[Path], root: 
     if failures:
         raise UserError("\n".join(map(str, failures)))
     opened = {name: open_selection(list(part))[0] for name, part in options.items()}
-    stores = {name: data.stored("train") for name, data in opened.items()}
+    stores = {name: data.stored("train", also=[RECURRENCE]) for name, data in opened.items()}
     data = opened["noisy"]
     kinds = data.tokens.noise_kinds
     noisy_tokens = np.add.reduceat(

@@ -71,6 +71,11 @@ class TokenizedSplit:
         """Mask of the tokens of example `i` that are targets; position 0 never is."""
         return self._response_mask[self._offsets[i] : self._offsets[i + 1]]
 
+    @property
+    def response_ids(self) -> Int32[np.ndarray, " tokens"]:
+        """Every response token, in the order of the examples and of the score store (a copy)."""
+        return self._input_ids[self._response_mask]
+
 
 class TokenizedCorpus:
     """A corpus in tokens, which lie in a folder inside the corpus's.

@@ -1,7 +1,7 @@
 """What a probe measures: which kinds of planted noise each score finds, and how far two references agree."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from itertools import combinations
 from typing import Any
 
@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 from forgetting.inspection.detection import Detection, detection
 from forgetting.method.health import spearman
 from forgetting.method.masks import ScoredSplit, Selected
-from forgetting.method.scores import Combination, LossReduction, Oracle, PromptFit, Random, Score
+from forgetting.method.scores import Combination, LossReduction, NoBoilerplate, Oracle, PromptFit, Random, Score
 from forgetting.method.selection import Selection
 from forgetting.method.store import PROMPTLESS, StoredSplit
 
@@ -42,10 +42,15 @@ class Candidate:
     @property
     def setting(self) -> str:
         """How an experiment names it."""
-        arguments = f", init_args: {{{', '.join(f'{k}: {v}' for k, v in vars(self.score).items())}}}"
-        score = f"data.score: {{class_path: {type(self.score).__name__}{arguments if vars(self.score) else ''}}}"
+        score = f"data.score: {_as_configured(self.score)}"
         and_so = {"scope: example": self.within, "promptless: true": PROMPTLESS in self.score.columns}
         return " and ".join([f"`{score}`", *(f"`data.{setting}`" for setting, is_so in and_so.items() if is_so)])
+
+
+def _as_configured(score: Score) -> str:
+    arguments = {field.name: getattr(score, field.name) for field in fields(score)} if is_dataclass(score) else {}
+    values = ", ".join(f"{k}: {_as_configured(v) if isinstance(v, Score) else v}" for k, v in arguments.items())
+    return f"{{class_path: {type(score).__name__}{f', init_args: {{{values}}}' if values else ''}}}"
 
 
 Q = "Q (the paper's)"
@@ -61,6 +66,8 @@ CANDIDATES = (
     Candidate("base nll", Combination(-1.0, 0.0), reads_reference=False),
     Candidate("base nll, smoothed", Combination(-1.0, 0.0, WINDOW), reads_reference=False),
     Candidate("prompt fit", PromptFit(), reads_reference=False),
+    Candidate("Q, no boilerplate", NoBoilerplate(LossReduction())),
+    Candidate("prompt fit, no boilerplate", NoBoilerplate(PromptFit()), reads_reference=False),
     Candidate("random (control)", Random(), reads_reference=False, is_control=True),
     Candidate("known noise (control)", Oracle(), reads_reference=False, is_control=True),
 )

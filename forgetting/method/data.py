@@ -1,10 +1,11 @@
 """Training data: from a corpus and its scores to optimizer steps with positive and negative masks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
@@ -15,7 +16,8 @@ from forgetting.errors import UserError
 from forgetting.method.held_out import HeldOutBatch, HeldOutDataset
 from forgetting.method.masks import AllPositive, Masks, ScoredSplit, Selected
 from forgetting.method.published import PublishedStepDataset, refuse_half_pairs
-from forgetting.method.scores import LossReduction, Score
+from forgetting.method.recurrence import recurrence
+from forgetting.method.scores import RECURRENCE, LossReduction, Score
 from forgetting.method.selection import Granularity, Scope, Selection
 from forgetting.method.steps import OptimizerStep, StepDataset, StepSampler, distribute
 from forgetting.method.store import ScoreStore, StoredSplit
@@ -106,6 +108,7 @@ class ForgettingData(LightningDataModule):
         self.selection = Selection(positive_fraction, granularity, scope, forget_fraction, threshold)
         self.score = score or LossReduction()
         self.columns = tuple(columns)
+        self._recurrence: dict[str, np.ndarray] = {}
         for name, value, least in (
             ("max_length", max_length, 2), ("batch_size", batch_size, 1), ("micro_batch_tokens", micro_batch_tokens, 1),
             ("shard_size", shard_size, 1), ("num_workers", num_workers, 0), ("reference_seed", reference_seed, 0),
@@ -248,11 +251,21 @@ class ForgettingData(LightningDataModule):
             )
         return store
 
-    def stored(self, split: str) -> StoredSplit:
-        """The stored columns of a split, and `noise` where the corpus knows it."""
+    def stored(self, split: str, also: Collection[str] = ()) -> StoredSplit:
+        """The stored columns of a split, and those that its tokens give.
+
+        Args:
+            split: Its name.
+            also: `recurrence`, where it is asked for though the score does not read it.
+        """
         assert self.store is not None, "there is no store"
-        noise = self.tokens.split(split).noise
-        return self.store.split(split, {} if noise is None else {"noise": noise})
+        tokens = self.tokens.split(split)
+        extra = {} if tokens.noise is None else {"noise": tokens.noise}
+        if RECURRENCE in {*self.score.columns, *also}:
+            if split not in self._recurrence:
+                self._recurrence[split] = recurrence(tokens, self.tokens.split("train"))
+            extra[RECURRENCE] = self._recurrence[split]
+        return self.store.split(split, extra)
 
     def masks(self, split: TokenizedSplit) -> Masks:
         """A function from an example of `split` to the positive and negative mask of its response tokens."""

@@ -23,7 +23,7 @@ class StoredTokens:
         first: Place of the first token among all response tokens of the split.
         num_targets: Response tokens of each example; they add up to the tokens.
         columns: Values by name, one per token: `nll_base`, `nll_reference`, `nll_promptless` where it was asked for,
-            and `noise` where the corpus knows it.
+            `noise` where the corpus knows it, and `recurrence` where the score reads it.
     """
 
     split: str
@@ -138,6 +138,41 @@ class PromptFit(Score):
         )
 
 
+RECURRENCE = "recurrence"
+"""Column of the share of D_train's other examples that say the same (`recurrence.py`), made from the tokens."""
+
+
+@dataclass
+class NoBoilerplate(Score):
+    """Another score, with boilerplate below what it ranks: tokens of a sequence that recurs from response to response.
+
+    Stock phrases are what a base and every reference find likely, so no score made of losses sees them. That they recur
+    is what gives them away; n-grams that recur are what corpora are deduplicated by (Lee et al., Deduplicating Training
+    Data Makes Language Models Better, ACL 2022). In data whose answers share a form, the form recurs too.
+
+    Args:
+        score: The other score.
+        share: Of D_train's examples, those in which a sequence of five tokens must stand, its own apart.
+        penalty: What is subtracted then, in the units of the other score.
+    """
+
+    score: Score
+    share: float = 0.01
+    penalty: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.share <= 1 and 0 < self.penalty < math.inf):
+            raise UserError(
+                f"data.score has the share {self.share} and the penalty {self.penalty}; expected a share above 0 and "
+                "at most 1, and a finite penalty above 0."
+            )
+        self.columns = (*self.score.columns, RECURRENCE)
+
+    def __call__(self, tokens: StoredTokens) -> Float[np.ndarray, " tokens"]:
+        """In the units of the other score."""
+        return self.score(tokens) - np.float32(self.penalty) * (tokens[RECURRENCE] >= self.share)
+
+
 def _smoothed(
     value: Float[np.ndarray, " tokens"], lengths: Int[np.ndarray, " examples"], window: int
 ) -> Float[np.ndarray, " tokens"]:
@@ -172,7 +207,7 @@ class Random(Score):
         """Uniform in [0, 1), a hash of the seed and the token's place in its split."""
         key = np.uint64(2 * self.seed + (tokens.split != "train"))
         places = tokens.first + np.arange(len(tokens), dtype=np.uint64)
-        return (_mixed(_mixed(key.reshape(1)) ^ places) >> np.uint64(11)) * 2.0**-53
+        return (mixed(mixed(key.reshape(1)) ^ places) >> np.uint64(11)) * 2.0**-53
 
 
 @dataclass
@@ -224,7 +259,7 @@ def score_histogram(
     return counts, edges
 
 
-def _mixed(value: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
+def mixed(value: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
     """SplitMix64: a bijection of 64 bits whose output looks random (Steele et al., 2014). Overflow is meant."""
     value = value + np.uint64(0x9E3779B97F4A7C15)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
