@@ -15,15 +15,16 @@ from forgetting.method.scores import LossReduction, NoBoilerplate, PromptFit, St
 Responses = Sequence[Sequence[int]]
 
 
-def split(folder: Path, responses: Responses) -> TokenizedSplit:
-    """A split of these responses, each after a prompt of three tokens that all share."""
+def split(folder: Path, examples: Sequence[Responses]) -> TokenizedSplit:
+    """A split of examples of one or more responses, each after a prompt of three tokens that all share."""
     folder.mkdir()
-    ids = [[9, 9, 9, *response] for response in responses]
+    ids = [[token for response in responses for token in (9, 9, 9, *response)] for responses in examples]
+    masks = [[n >= 3 for response in responses for n in range(3 + len(response))] for responses in examples]
     arrays = {
         "input_ids": np.array([token for example in ids for token in example], np.int32),
-        "response_mask": np.concatenate([np.arange(len(example)) >= 3 for example in ids]),
+        "response_mask": np.array([is_target for mask in masks for is_target in mask]),
         "offsets": np.cumsum([0, *map(len, ids)]),
-        "num_targets": np.array([len(response) for response in responses], np.int32),
+        "num_targets": np.array([sum(mask) for mask in masks], np.int32),
         "rows": np.arange(len(ids)),
     }
     for name, array in arrays.items():
@@ -31,46 +32,56 @@ def split(folder: Path, responses: Responses) -> TokenizedSplit:
     return TokenizedSplit(folder, "hash")
 
 
-def by_hand(responses: Responses, counted: Responses, is_counted: bool) -> list[float]:
-    holds: dict[tuple[int, ...], set[int]] = defaultdict(set)
-    for example, response in enumerate(counted):
+def by_hand(responses: Responses, counted: Responses) -> list[float]:
+    distinct = {tuple(response) for response in counted}
+    holds: dict[tuple[int, ...], set[tuple[int, ...]]] = defaultdict(set)
+    for response in distinct:
         for first in range(len(response) - LENGTH + 1):
-            holds[tuple(response[first : first + LENGTH])].add(example)
-    found = []
-    for example, response in enumerate(responses):
+            holds[response[first : first + LENGTH]].add(response)
+    found: list[float] = []
+    for response in map(tuple, responses):
         for place in range(len(response)):
             firsts = range(max(place - LENGTH + 1, 0), min(place, len(response) - LENGTH) + 1)
-            others = [
-                len(holds[tuple(response[f : f + LENGTH])] - ({example} if is_counted else set())) for f in firsts
-            ]
-            found.append(max(others, default=0) / len(counted))
+            others = [len(holds[response[first : first + LENGTH]] - {response}) for first in firsts]
+            found.append(max(others, default=0) / len(distinct))
     return found
 
 
 @pytest.mark.parametrize("vocabulary", [2, 3, 9])
-def test_recurrence_is_the_share_of_other_examples(tmp_path: Path, vocabulary: int) -> None:
+def test_recurrence_is_the_share_of_other_responses(tmp_path: Path, vocabulary: int) -> None:
     draw = np.random.default_rng(vocabulary)
     lengths = (*draw.integers(1, 25, 40), LENGTH - 1, LENGTH, LENGTH)
     responses = [draw.integers(0, vocabulary, length).tolist() for length in lengths]
     others = [draw.integers(0, vocabulary, length).tolist() for length in draw.integers(1, 25, 10)]
-    train, held_out = split(tmp_path / "train", responses), split(tmp_path / "validation", others)
-    expected = by_hand(responses, responses, True)
+    others.append(responses[0])  # equal to one of D_train, so it does not count as another
+    dialogues = [responses[:3], *([response] for response in responses[3:])]
+    train, held_out = split(tmp_path / "train", dialogues), split(tmp_path / "validation", [others])
+    expected = by_hand(responses, responses)
     assert np.mean(np.array(expected) > 0) > 0
     np.testing.assert_allclose(recurrence(train, train), expected, rtol=1e-6)
-    np.testing.assert_allclose(recurrence(held_out, train), by_hand(others, responses, False), rtol=1e-6)
+    np.testing.assert_allclose(recurrence(held_out, train), by_hand(others, responses), rtol=1e-6)
 
 
 def test_a_sequence_ends_with_its_response_and_counts_once_in_it(tmp_path: Path) -> None:
     phrase = [1, 2, 3, 4, 5]
-    # Twice in one response, and across the border of two: neither is another example that says it.
-    train = split(tmp_path / "train", [phrase + phrase, [1, 2, 3], [4, 5, 6, 7, 8]])
+    # Twice in one response, and across the border of two: neither is another response that says it.
+    train = split(tmp_path / "train", [[phrase + phrase, [1, 2, 3]], [[4, 5, 6, 7, 8]]])
     assert recurrence(train, train).tolist() == [0.0] * 18
-    train = split(tmp_path / "said", [phrase + phrase, [0, *phrase], [4, 5, 6, 7, 8]])
+    train = split(tmp_path / "said", [[phrase + phrase, [0, *phrase]], [[4, 5, 6, 7, 8]]])
     np.testing.assert_allclose(recurrence(train, train), [*[1 / 3] * 10, 0, *[1 / 3] * 5, *[0] * 5], rtol=1e-6)
 
 
+def test_a_reply_that_branches_of_a_conversation_share_does_not_recur(tmp_path: Path) -> None:
+    shared = [1, 2, 3, 4, 5, 6]
+    train = split(tmp_path / "train", [[shared, [7, 1, 2]], [shared, [8, 3, 2, 4, 4, 1]], [shared]])
+    assert recurrence(train, train).tolist() == [0.0] * 27
+    # The control: with one more token it is another response.
+    train = split(tmp_path / "other", [[shared, [7, 1, 2]], [shared, [8, 3, 2, 4, 4, 1]], [[*shared, 0]]])
+    np.testing.assert_allclose(recurrence(train, train)[:6], [1 / 4] * 6, rtol=1e-6)
+
+
 def test_responses_too_short_for_a_sequence_say_nothing_alike(tmp_path: Path) -> None:
-    train = split(tmp_path / "train", [[1, 2], [1, 2], [1, 2]])
+    train = split(tmp_path / "train", [[[1, 2]], [[1, 3]], [[1, 2]]])
     assert recurrence(train, train).tolist() == [0.0] * 6
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-from jaxtyping import Bool, Int32, UInt8
+from jaxtyping import Bool, Int, Int32, UInt8
 from transformers import PreTrainedTokenizerBase
 
 from forgetting.artifacts import complete_folder, hash_content, write_manifest
@@ -75,6 +75,14 @@ class TokenizedSplit:
     def response_ids(self) -> Int32[np.ndarray, " tokens"]:
         """Every response token, in the order of the examples and of the score store (a copy)."""
         return self._input_ids[self._response_mask]
+
+    @property
+    def response_lengths(self) -> Int[np.ndarray, " responses"]:
+        """Tokens of every response, each turn of a dialogue being one, in the same order."""
+        # The first token of an example is never a target, so no run of targets goes from one example to the next.
+        mask = self._response_mask.astype(np.int8)
+        changes = np.diff(mask, prepend=0, append=0)
+        return np.flatnonzero(changes == -1) - np.flatnonzero(changes == 1)
 
 
 class TokenizedCorpus:

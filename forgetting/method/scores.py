@@ -139,7 +139,7 @@ class PromptFit(Score):
 
 
 RECURRENCE = "recurrence"
-"""Column of the share of D_train's other examples that say the same (`recurrence.py`), made from the tokens."""
+"""Column of the share of D_train's other responses that say the same (`recurrence.py`), made from the tokens."""
 
 
 @dataclass
@@ -152,7 +152,7 @@ class NoBoilerplate(Score):
 
     Args:
         score: The other score.
-        share: Of D_train's examples, those in which a sequence of five tokens must stand, its own apart.
+        share: Of D_train's responses, those in which a sequence of five tokens must stand, its own apart.
         penalty: What is subtracted then, in the units of the other score.
     """
 
