@@ -152,7 +152,8 @@ class NoBoilerplate(Score):
 
     Args:
         score: The other score.
-        share: Of D_train's responses, those in which a sequence of five tokens must stand, its own apart.
+        share: Of D_train's responses, those in which a sequence of five tokens must stand, its own apart. With fewer
+            than a hundred of them, one is enough at the default.
         penalty: What is subtracted then, in the units of the other score.
     """
 
