@@ -187,7 +187,7 @@ def test_the_harness_measures_nll_and_uptake_as_the_model_gives_them(
     shutil.copytree(tiny_llama, "backbone")
     write_probe(clean_corpus(tmp_path), Planting(RATES, 0, "tulu", 250), byte_tokenizer(), Path("probe"))
     main(["evaluate", "backbone", "--suite", "probe/suite.yaml", "--device", "cpu", "--quiet", "--output", "results"])
-    columns = json.loads(Path("results/results.planted.json").read_text())["columns"]
+    columns = json.loads(Path("results/results.probe.json").read_text())["columns"]
     pairs = [json.loads(line) for line in Path("probe/tasks/planted_clean.jsonl").read_text().splitlines()]
     model = AutoModelForCausalLM.from_pretrained("backbone").eval()
     tokenizer = byte_tokenizer()

@@ -92,7 +92,7 @@ def write_tasks(folder: Path, place: Path, found: Sequence[dict[str, Any]]) -> d
             folder, place
         )
     return {
-        "name": "planted",
+        "name": place.parent.name,  # the probe's: a base may be evaluated on several, and each keeps its results
         "include_path": ["tasks"],
         "data_files": {task: {"test": f"tasks/{task}.jsonl"} for task in tasks},
         "columns": {name: {"tasks": [task], "metric": tasks[task][0]} for name, task in columns.items()},
