@@ -18,7 +18,7 @@ from forgetting.corpus.prepare import Corpus, prepare_corpus
 from forgetting.corpus.templates import template_for
 from forgetting.corpus.tokens import tokenize_corpus
 from forgetting.errors import UserError
-from forgetting.inspection.probe_measures import CANDIDATES, Q
+from forgetting.inspection.probe_measures import CANDIDATES
 from forgetting.method.scores import Combination, LossReduction, PromptFit, StoredTokens
 from forgetting.planting.probe import Planting, write_probe
 from forgetting.planting.tasks import documents
@@ -261,23 +261,31 @@ def test_the_report_has_every_score_with_every_reference_and_controls_that_hold(
     assert 0 <= agreement["changed"] < 0.5
 
 
-def test_a_score_without_boilerplate_finds_the_stock_phrases_and_selects_in_an_experiment(
+def test_a_score_without_boilerplate_takes_its_penalty_from_what_recurs_in_an_experiment(
     probed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    rows = {(row["score"], row["reference"]): row for row in report(probed)["scores"]}
-    with_it, without = (rows[name, "noisy"]["kinds"]["phrases"]["auc"]["value"] for name in (Q, "Q, no boilerplate"))
-    assert with_it < 0.9 < without
     monkeypatch.chdir(probed)
-    score = '{"class_path": "NoBoilerplate", "init_args": {"score": {"class_path": "LossReduction"}}}'
+    settings = {"score": {"class_path": "LossReduction"}, "share": 0.2, "penalty": 1000.0}
+    score = json.dumps({"class_path": "NoBoilerplate", "init_args": settings})
     out = ["--jsonl", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "page.html")]
     main(["inspect", "--config", METHOD, "--config", "probe/probe.yaml", *GIVEN[2:], "--data.score", score, *out])
-    found = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    sides = [
-        side for row in found
-        for side, kind in zip(row["annotations"]["selection"], row["annotations"]["noise"], strict=True)
-        if kind == "phrases"
-    ]  # fmt: skip
-    assert sides.count("negative") > 0.8 * len(sides) > 0
+    scores, responses = [], []
+    for row in map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines()):
+        scored = [(t, s) for t, s in zip(row["tokens"], row["metrics"]["score"], strict=True) if s is not None]
+        responses.append(tuple(token for token, _ in scored))
+        scores.append([value for _, value in scored])
+    said: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+    for response in responses:
+        for first in range(len(response) - 4):
+            said.setdefault(response[first : first + 5], set()).add(response)
+    penalized = expected = 0
+    for response, values in zip(responses, scores, strict=True):
+        for place, value in enumerate(values):
+            around = [response[n : n + 5] for n in range(max(place - 4, 0), min(place + 1, len(response) - 4))]
+            recurs = any(len(said[five] - {response}) / len(set(responses)) >= 0.2 for five in around)
+            assert (value < -500) == recurs
+            penalized, expected = penalized + recurs, expected + 1
+    assert 0 < penalized < expected
 
 
 def test_q_in_the_report_is_the_stores(probed: Path):
