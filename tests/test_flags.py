@@ -2,10 +2,14 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from small_experiment import METHOD, REFERENCE, write_experiments
+
+from forgetting.cli import main
 
 FILE = Path(__file__).parents[1] / "experiments" / "smollm2" / "flags.py"
 
@@ -73,3 +77,28 @@ def test_flags_travel_as_known_noise_and_are_measured(
     flags.measure(rows)
     interval = ["1.00 [1.00, 1.00]", "0.00 [0.00, 0.00]", "0.00 [0.00, 0.00]", "0.50 [0.50, 0.50]"]
     assert capsys.readouterr().out.splitlines()[2] == f"| wrong arithmetic | 12 | {' | '.join(interval)} |"
+
+
+def test_flags_are_in_the_rows_that_inspect_writes(
+    flags: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Through a reference, its scores and `inspect`: as many examples of each flag as were written."""
+    monkeypatch.chdir(tmp_path)
+    write_experiments(tmp_path)
+    rows = [{"instruction": f"Add {n}", "input": "", "output": f"{n} + {n} = {2 * n + n % 2}"} for n in range(64)]
+    Path("alpaca.json").write_text(json.dumps(rows), encoding="utf-8")
+    flags.flag(Path("alpaca.json"), Path("flagged.jsonl"))
+    shutil.copy("flagged.jsonl", "source.jsonl")
+    source = {"path": "source.jsonl", "prompt": "{instruction}", "response": "{output}", "noise": "noise"}
+    given = ["--data.corpus.sources", json.dumps({"made": source})]
+    for command in ("fit", "score"):
+        main([command, "--config", REFERENCE, *given])
+    main(["inspect", "--config", METHOD, *given, "--jsonl", "rows.jsonl"])
+    capsys.readouterr()
+    flags.measure(Path("rows.jsonl"))
+    header, _, line = capsys.readouterr().out.splitlines()
+    assert header == "| flag | examples of 40 | score | nll_base | nll_reference | tokens |"
+    kinds = [json.loads(row)["annotations"]["noise"] for row in Path("rows.jsonl").read_text().splitlines()]
+    flagged = sum("wrong arithmetic" in kind for kind in kinds)
+    assert 10 < flagged < 30
+    assert line.startswith(f"| wrong arithmetic | {flagged} | 0.")

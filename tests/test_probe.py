@@ -18,6 +18,7 @@ from forgetting.corpus.prepare import Corpus, prepare_corpus
 from forgetting.corpus.templates import template_for
 from forgetting.corpus.tokens import tokenize_corpus
 from forgetting.errors import UserError
+from forgetting.evaluation.suite import load_suite
 from forgetting.inspection.probe_measures import CANDIDATES
 from forgetting.method.scores import Combination, LossReduction, PromptFit, StoredTokens
 from forgetting.planting.probe import Planting, write_probe
@@ -206,6 +207,15 @@ def test_the_harness_measures_nll_and_uptake_as_the_model_gives_them(
         expected = np.mean([c - n for c, n, d in zip(clean, noised, pairs, strict=True) if d["kind"] == kind])
         assert columns[f"uptake/{kind}"]["value"] == pytest.approx(100 * expected, rel=1e-3, abs=1e-3)
     assert columns["stock phrases"]["value"] == 0
+
+
+@pytest.mark.parametrize(("folder", "name"), [("one/my probe.v2", "my-probe-v2"), ("p" * 100, "p" * 60)])
+def test_a_probe_s_suite_has_a_name_that_its_results_can_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, name: str
+):
+    monkeypatch.chdir(tmp_path)
+    write_probe(clean_corpus(tmp_path), Planting(RATES, 0, "tulu", 250), byte_tokenizer(), Path(folder))
+    assert load_suite(f"{folder}/suite.yaml").name == name
 
 
 def test_a_stock_phrase_is_known_by_its_first_words():

@@ -137,8 +137,7 @@ def measure(path: Path) -> None:
     print(f"| flag | examples of {len(codes):,} | {' | '.join(means)} |")
     print(f"|---|---:|{'---:|' * len(means)}")
     for kind in kinds:
-        areas = [found[name][kind].auc for name in means]
-        cells = [f"{a.value:.2f}" + ("" if a.low is None else f" [{a.low:.2f}, {a.high:.2f}]") for a in areas]
+        cells = [str(found[name][kind].auc) for name in means]
         print(f"| {kind} | {flags.count(kind)} | {' | '.join(cells)} |")
 
 

@@ -27,6 +27,13 @@ class Estimate:
     low: float | None = None
     high: float | None = None
 
+    def __str__(self) -> str:
+        """For a table: `0.91 [0.90, 0.93]`."""
+        if np.isnan(self.value):
+            return "undefined"
+        interval = "" if self.low is None else f" [{self.low:.2f}, {self.high:.2f}]"
+        return f"{self.value:.2f}{interval}"
+
 
 @dataclass(frozen=True)
 class Detected:

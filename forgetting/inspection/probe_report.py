@@ -50,8 +50,8 @@ def _count(planted: int, wanted: int) -> str:
 def _auc_table(report: ProbeReport) -> list[str]:
     kinds = _planted_kinds(report)
     rows = [
-        [m.candidate.name, m.reference or "none", _estimate(m.found.noise.auc)]
-        + [_estimate(m.found.kinds[kind].auc) for kind in kinds]
+        [m.candidate.name, m.reference or "none", str(m.found.noise.auc)]
+        + [str(m.found.kinds[kind].auc) for kind in kinds]
         for m in report.measured
     ]
     return _table(["AUC", "reference", "all noise", *kinds], rows)
@@ -66,7 +66,7 @@ def _q_table(report: ProbeReport) -> list[str]:
             *((kind, found.kinds[kind]) for kind in _planted_kinds(report)),
         ]:
             values = (detected.average_precision, detected.precision, detected.recall)
-            rows.append([reference, name, *map(_estimate, values)])
+            rows.append([reference, name, *map(str, values)])
     return _table(
         ["reference", "noise", "average precision", "of the negatives, noise", "of the noise, negative"], rows
     )
@@ -92,7 +92,7 @@ def _words(report: ProbeReport) -> Iterator[str]:
             f"{_percent(1 - found.noise_fraction)}. {_for_rho(report, found)}"
         )
         best = report.best(reference)
-        choice = f"`{best.candidate.name}` separates best of these scores (AUC {_estimate(best.found.noise.auc)})"
+        choice = f"`{best.candidate.name}` separates best of these scores (AUC {best.found.noise.auc})"
         if best.candidate.name == Q:
             yield f"With the {reference} reference, {choice}."
         else:
@@ -134,13 +134,6 @@ def _for_rho(report: ProbeReport, found: Detection) -> str:
         return "As many tokens are negative as are noise, so ρ is where it should be."
     side = "More" if negative > noise else "Fewer"
     return f"{side} tokens are negative than are noise: ρ {1 - noise:.2f} would make them equal."
-
-
-def _estimate(estimate: Estimate) -> str:
-    if np.isnan(estimate.value):
-        return "undefined"
-    interval = "" if estimate.low is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
-    return f"{estimate.value:.2f}{interval}"
 
 
 def _percent(fraction: float) -> str:

@@ -3,6 +3,7 @@
 They tell what a model took up of the noise that it was trained on. Smaller is better in every one of them.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from forgetting.planting.kinds import OPENINGS
 
 PREFIX = "planted_"
 CLEAN, PHRASE = f"{PREFIX}clean", f"{PREFIX}stock_phrase"
+LONGEST = 60
+"""Characters of a suite's name."""
 NUM_ANSWERS = 64
 """Pairs whose prompts are answered, since a generated token takes as long as a response that is read."""
 NUM_OPENING_WORDS = 3
@@ -92,7 +95,8 @@ def write_tasks(folder: Path, place: Path, found: Sequence[dict[str, Any]]) -> d
             folder, place
         )
     return {
-        "name": place.parent.name,  # the probe's: a base may be evaluated on several, and each keeps its results
+        # The probe's, as far as a file can have it: a base may be evaluated on several, and each keeps its results.
+        "name": re.sub(r"[^\w=+,-]", "-", place.parent.name)[:LONGEST],
         "include_path": ["tasks"],
         "data_files": {task: {"test": f"tasks/{task}.jsonl"} for task in tasks},
         "columns": {name: {"tasks": [task], "metric": tasks[task][0]} for name, task in columns.items()},
