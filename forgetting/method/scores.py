@@ -148,7 +148,8 @@ class NoBoilerplate(Score):
 
     Stock phrases are what a base and every reference find likely, so no score made of losses sees them. That they recur
     is what gives them away; n-grams that recur are what corpora are deduplicated by (Lee et al., Deduplicating Training
-    Data Makes Language Models Better, ACL 2022). In data whose answers share a form, the form recurs too.
+    Data Makes Language Models Better, ACL 2022). In data whose answers share a form, the form recurs too;
+    with a vocabulary so small that five tokens are two words, common text does.
 
     Args:
         score: The other score.
