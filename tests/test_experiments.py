@@ -366,6 +366,13 @@ def test_a_variant_has_sentinels_and_folders_of_its_own(tmp_path: Path) -> None:
     assert "table5@file-order.published.md" in said
 
 
+def test_a_protocol_that_another_study_lacks_is_no_hindrance(tmp_path: Path) -> None:
+    suite = tmp_path / "worlds/100/suite.yaml"  # as `make lab` leaves it; every study is planned, the lab's too
+    suite.parent.mkdir(parents=True)
+    suite.write_text("name: w100\ncolumns: {T1: {tasks: [t1]}}\n", encoding="utf-8")
+    assert dry_run(tmp_path, "table5", "--config", "protocol=published", "seeds=1")[0]["evaluate"] == 3
+
+
 @pytest.mark.parametrize("profile", ["local", "slurm"])
 def test_a_profile_is_valid(tmp_path: Path, profile: str) -> None:
     if profile == "slurm":

@@ -76,7 +76,7 @@ class RunFolders:
         path = suite_path(suite)
         if not path.is_file():
             return ()
-        folders = [Path(folder) for folder in load_suite(suite, self.protocol).include_path]
+        folders = [Path(folder) for folder in load_suite(suite).include_path]  # the same under every protocol
         return (path, *(task for folder in folders for task in sorted(folder.glob("*.yaml"))))
 
     def metric(self, folder: Path, name: str) -> float | None:
