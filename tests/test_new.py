@@ -1,6 +1,7 @@
 """`new`: from a user's files to experiments that run as they are."""
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,22 @@ def test_what_is_written_is_short_shares_one_base_and_is_a_study(
     stages = [job.stage for job in plan.pending()]
     assert stages.count("fit") == 3
     assert stages.count("reference") == stages.count("score") == stages.count("prepare") == 1
+
+
+def test_the_rows_that_a_study_proposes_are_rows(model: str) -> None:
+    main(["new", write_rows("mine.jsonl"), "--model", model])
+    written = Path("experiments/mine/study.yaml")
+    proposed = re.sub(r"^( +)# (?=- [{n]|  (run|set):)", r"\1", written.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    written.write_text(proposed, encoding="utf-8")
+    study = load_study(written)
+    assert [row.name for row in study.groups[0].rows[3:]] == [
+        "Forgetting, ρ = 0.5",
+        "Ignoring, prompt fit without boilerplate",
+    ]
+    plan = Plan(study, RunFolders(Path("runs"), "corrected", None, None), seeds=[0])
+    stages = [job.stage for job in plan.pending()]
+    assert stages.count("fit") == 5
+    assert stages.count("reference") == stages.count("score") == 1  # one store for both scores
 
 
 def test_the_same_files_are_written_again_and_nothing_is_overwritten(model: str) -> None:

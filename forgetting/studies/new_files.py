@@ -66,11 +66,15 @@ class Setup:
 
     def ending(self) -> str:
         """What was written, and the commands that follow."""
-        prepare = ["python", "-m", "forgetting", "prepare", "--config", str(self.folder / "forgetting.yaml")]
+        prepare, probe = (
+            ["python", "-m", "forgetting", command, "--config", str(self.folder / "forgetting.yaml")]
+            for command in ("prepare", "probe")
+        )
         table = ["python", "-m", "forgetting", "table", str(self.folder / "study.yaml"), "--run"]
         return (
             f"wrote {self.folder}: {', '.join(files_of(self))}\n"
             f"count the corpus in tokens:\n  {shlex.join(prepare)}\n"
+            f"find out which score sees what is wrong in such data, by planting noise:\n  {shlex.join(probe)}\n"
             f"train every run and print the table (stopped, it resumes):\n  {shlex.join(table)}"
         )
 
@@ -140,6 +144,10 @@ groups:
       - {{name: Forgetting, run: {name}/forgetting}}
       # Another ρ needs no file of its own:
       # - {{name: "Forgetting, ρ = 0.5", run: {name}/forgetting, set: {{data.positive_fraction: 0.5}}}}
+      # Nor does another score, such as the best one of docs/results/smollm2.md; `probe` says which to take:
+      # - name: Ignoring, prompt fit without boilerplate
+      #   run: {name}/ignoring
+      #   set: {{data.promptless: true, data.score: {{class_path: NoBoilerplate, init_args: {{score: {{class_path: PromptFit}}}}}}}}
     compare: [[Forgetting, Ignoring], [Forgetting, Full Tokens]]
 """
 
