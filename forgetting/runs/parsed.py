@@ -9,6 +9,7 @@ from forgetting.arguments import base_files, parse
 from forgetting.method.data import ForgettingData
 from forgetting.method.module import FineTuner
 from forgetting.runs.naming import Naming
+from forgetting.runs.refusals import refuse_inherited_arguments
 from forgetting.runs.run import Run
 from forgetting.runs.trainer_cli import TrainerCLI
 
@@ -43,7 +44,12 @@ class ParsedExperiment:
         return Path(self.settings.run.root)
 
     def instantiate(self) -> tuple[FineTuner, ForgettingData]:
-        """The module, without its model, and the data, not set up."""
+        """The module, without its model, and the data, not set up.
+
+        Raises:
+            UserError: A class was replaced and would keep an argument of the one before, as `fit` says.
+        """
+        refuse_inherited_arguments(self.settings.as_dict(), self.naming.config)
         made = self._parser.instantiate_classes(self._config)["fit"]
         module, data = made["model"], made["data"]
         assert isinstance(module, FineTuner)
