@@ -91,8 +91,24 @@ def test_seeds_are_paired_by_name_and_their_spread_widens_the_interval(tmp_path:
     (middle,), *_ = compare(tmp_path / "a/seed-1", tmp_path / "b/seed-1")
     assert (one.seeds, middle.seeds) == (3, 1)
     assert one.high - one.low > 1.5 * (middle.high - middle.low)
-    (against_one,), *_ = compare(tmp_path / "a", tmp_path / "b/seed-0")
-    assert against_one.difference == pytest.approx(one.difference)
+
+
+def test_one_seed_is_compared_with_its_like_and_a_base_with_every_seed(tmp_path: Path) -> None:
+    """A trained run is a draw: as the partner of all seeds it would count as a number without noise."""
+    for seed in range(3):
+        write_results(tmp_path / f"a/seed-{seed}", {"t": [1, 1, seed % 2, 0]})
+    alone = write_results(tmp_path / "b/seed-1", {"t": [1, 0, 0, 0]})
+    base = write_results(tmp_path / "base", {"t": [1, 0, 0, 0]})
+    for one in (alone, tmp_path / "b"):
+        (row,), _, notes = compare(tmp_path / "a", one)
+        assert (row.seeds, row.difference) == (1, 50)
+        assert "Without a partner, and left out: seed-0 of" in notes[-1]
+    (row,), _, notes = compare(tmp_path / "a", base)
+    assert (row.seeds, round(row.difference, 2), notes) == (3, 33.33, [])
+    (row,), *_ = compare(tmp_path / "a/seed-0", alone)  # two runs that were named are compared, whatever their seeds
+    assert (row.seeds, row.difference) == (1, 25)
+    with pytest.raises(UserError, match="no seed in common"):
+        compare(tmp_path / "a", write_results(tmp_path / "c/seed-7", {"t": [1, 0, 0, 0]}))
 
 
 def test_a_failed_task_is_left_out_and_with_it_the_average(tmp_path: Path) -> None:

@@ -81,7 +81,9 @@ def test_what_is_written_is_short_shares_one_base_and_is_a_study(
 def test_the_rows_that_a_study_proposes_are_rows(model: str) -> None:
     main(["new", write_rows("mine.jsonl"), "--model", model])
     written = Path("experiments/mine/study.yaml")
-    proposed = re.sub(r"^( +)# (?=- [{n]|  (run|set):)", r"\1", written.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    proposed = re.sub(
+        r"^( +)# (?=- [{n]| +(run|set|data\.\w+):)", r"\1", written.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
     written.write_text(proposed, encoding="utf-8")
     study = load_study(written)
     assert [row.name for row in study.groups[0].rows[3:]] == [

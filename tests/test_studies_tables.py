@@ -183,6 +183,21 @@ def test_the_paired_interval_is_that_of_compare(spec_file: Path, tmp_path: Path)
     assert pair.differences == [Difference(d.difference, d.low, d.high, None, 3) for d in expected]
 
 
+def test_rows_of_other_seeds_differ_by_those_they_share(spec_file: Path, tmp_path: Path) -> None:
+    def fewer(root: Path) -> None:
+        all_runs(root)
+        for seed in (0, 2):
+            shutil.rmtree(root / f"t/ignoring/seed-{seed}")
+
+    table = table_of(spec_file, tmp_path / "runs", fewer)
+    (difference, *_) = table.sections[0].pairs[0].differences
+    assert difference is not None
+    assert (difference.difference, difference.num_pairs) == (25, 1)  # of seed 1: 75 − 50
+    note = "Forgetting *new* − Ignoring $x$: 1 seed of 3 and 1"
+    assert any(note in fact for fact in table.facts)
+    assert not any(note in fact for fact in table_of(spec_file, tmp_path / "all", all_runs).facts)
+
+
 def test_a_failed_task_is_no_zero(spec_file: Path, tmp_path: Path) -> None:
     def make(root: Path) -> None:
         write_results(root / "t/ignoring/seed-0", [1, 0, 0, 1], None)

@@ -120,7 +120,7 @@ def compare(
     Args:
         a: What `evaluate` takes, a folder with its results, or a folder or file that `lm_eval --output_path …
             --log_samples` wrote.
-        b: The same; where only one side has several seeds, each is compared with the other's single run.
+        b: The same. What has no seed, such as a base model, is compared with each seed of the other.
         protocol: Whose results.
         confidence: Of the interval.
         resamples: Of the bootstrap.

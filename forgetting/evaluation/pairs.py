@@ -209,7 +209,11 @@ def evaluations_of(
 def pairs_of(
     of_a: dict[str, Evaluation], of_b: dict[str, Evaluation], a: str, b: str
 ) -> tuple[list[tuple[Evaluation, Evaluation]], list[str]]:
-    """Pair the evaluations by seed, or each with the single one of the other side.
+    """Pair the evaluations by seed, or each with the single one of the other side that is no seed's.
+
+    A base model has no seed: nothing of it is drawn, and every run may be compared with it. One seed of a trained side
+    is a draw, which against several would pass for a number without noise. So it is compared with its like alone or,
+    where both sides are one run, with the other.
 
     Returns:
         The pairs, and a note on the seeds that only one side has.
@@ -217,7 +221,9 @@ def pairs_of(
     Raises:
         UserError: The two have no seed in common.
     """
-    if len(of_a) == 1 or len(of_b) == 1:
+    sides = (of_a, of_b)
+    is_single = any(len(side) == 1 and not next(iter(side)).startswith("seed-") for side in sides)
+    if is_single or len(of_a) == len(of_b) == 1:
         return [(run_a, run_b) for run_a in of_a.values() for run_b in of_b.values()], []
     shared = [name for name in of_a if name in of_b]
     if not shared:

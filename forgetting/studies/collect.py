@@ -30,7 +30,7 @@ from forgetting.studies.spec import (
     Total,
     Value,
 )
-from forgetting.studies.table import Line, Section, Table, summary
+from forgetting.studies.table import Line, Section, Table, counted, summary
 
 if TYPE_CHECKING:
     from forgetting.inspection.detection import Detection
@@ -64,6 +64,7 @@ class _Gathering:
         self.problems: list[str] = []
         self.results: dict[str, list[dict[str, Any]]] = {}  # by repetition, where repetitions have data of their own
         self.unchecked: list[Path] = []
+        self.apart: list[str] = []
         self.devices: set[str] = set()
         self.detections: dict[Path, Detection | None] = {}
         self.lines: dict[str, Line] = {}
@@ -223,6 +224,10 @@ class _Gathering:
         if not (first.num_runs and second.num_runs):
             return None
         names = f"{first.row.name} − {second.row.name}"
+        shared = first.folders.keys() & second.folders.keys()
+        if shared and first.folders.keys() != second.folders.keys():  # a base model has no seed to share
+            word = "repeat" if self.study.repeats else "seed"
+            self.apart.append(f"{names}: {counted(len(shared), word)} of {first.num_runs} and {second.num_runs}")
         if first.stale or second.stale:
             self.problems.append(f"No interval for {names} before all are evaluated again.")
             return None
@@ -246,6 +251,10 @@ class _Gathering:
             self.problems.append(
                 f"Adapters are gone, so nothing says whether the results are of the runs as they are: "
                 f"{', '.join(map(str, self.unchecked))}."
+            )
+        if self.apart:
+            facts.append(
+                f"Differences over what both rows have, where the means are over more: {'; '.join(self.apart)}."
             )
         if self.study.repeats:
             facts.append(f"Repeated over {', '.join(repetition.name for repetition in self.plan.repetitions)}.")

@@ -147,7 +147,9 @@ groups:
       # Nor does another score, such as the best one of docs/results/smollm2.md; `probe` says which to take:
       # - name: Ignoring, prompt fit without boilerplate
       #   run: {name}/ignoring
-      #   set: {{data.promptless: true, data.score: {{class_path: NoBoilerplate, init_args: {{score: {{class_path: PromptFit}}}}}}}}
+      #   set:
+      #     data.promptless: true
+      #     data.score: {{class_path: NoBoilerplate, init_args: {{score: {{class_path: PromptFit}}}}}}
     compare: [[Forgetting, Ignoring], [Forgetting, Full Tokens]]
 """
 
