@@ -58,6 +58,13 @@ def probe_command(arguments: list[str]) -> None:
 
     parsed = ParsedExperiment(rest)
     settings = parsed.settings.data
+    for split in ("train", "reference"):
+        if settings.corpus[split] is not None:
+            raise UserError(
+                f"The experiment's examples are a published split (data.corpus.{split}), and the probe draws its "
+                "sample from data.corpus.sources, which are others. Name that file as a source, and set "
+                f"data.corpus.{split} to null."
+            )
     for split, number in (("train", own.train), ("reference", own.reference), ("validation", own.held_out)):
         settings.corpus[f"num_{split}"] = number
         settings.corpus[split] = None

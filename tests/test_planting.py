@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from forgetting.corpus.messages import Example
+from forgetting.corpus.noise import NoiseSpan
 from forgetting.corpus.pool import Examples
 from forgetting.errors import UserError
 from forgetting.planting.kinds import CLOSINGS, KINDS, OPENINGS, Others, Planted, plant
@@ -23,7 +24,7 @@ RESPONSES = [
     "Ça va bien. Le train part à 7.45 heures de la gare de Lyon.",
 ]
 PROMPT = "Which one?\n(A) stone\n(B) plant\n(C) metal"
-OTHERS = Others(RESPONSES)
+OTHERS = Others([(f"Question {place}", response) for place, response in enumerate(RESPONSES)])
 
 
 def outside(planted: Planted) -> str:
@@ -94,8 +95,11 @@ def test_words_lose_the_order_of_their_letters_or_their_place():
         ("Can it fly?", "No. It swims.", "Yes. It swims."),
         ("Can it fly?", "yes", "no"),
         ("Is it?", '"True", they say.', '"False", they say.'),
-        ("Is it?", "NO way", "YES way"),
+        ("Is it?", "NO, no way", "YES, no way"),
+        ("Can it?", "Yes it can", "No it can"),
+        ("Can it?", "no\nIt cannot", "yes\nIt cannot"),
         ("Which?\nOptions:\n- yes\n- no", "yes", "no"),
+        ("Which?\r\nOptions:\r\n- yes\r\n- no\r\n- maybe", "no", "yes"),
         ("Which?\nOptions:\n- red\n- reddish", "reddish: it is.", "red: it is."),
         ("Which?\n(A) a\n(B) b", "(B) since b.", "(A) since b."),
         ("Which?\nA. a\nB. b", "A. a", "B. a"),
@@ -111,9 +115,32 @@ def test_a_choice_is_contradicted_and_its_explanation_left(prompt: str, response
     assert response.endswith(contradicted[span.end :])
 
 
-@pytest.mark.parametrize("response", ["Notable work.", "A penguin.", "It depends.", "Truely so."])
+@pytest.mark.parametrize(
+    "response",
+    [
+        "Notable work.",
+        "A penguin.",
+        "It depends.",
+        "Truely so.",
+        "No matter how.",
+        '"No Foe May Pass" is it.',
+        "False claims.",
+    ],
+)
 def test_where_no_choice_is_made_none_is_contradicted(response: str):
     assert plant("contradiction", "Which?\nA. a\nB. b", response, OTHERS, Random(0)) is None
+
+
+def test_another_answer_is_none_that_the_prompt_has_already():
+    replies = [("Is it?", reply) for reply in ("yes", "Yes.", "yes\n", "no", "No!")]
+    assert plant("answer", "Is it?", "yes", Others(replies), Random(0)) is None
+    others = Others([*replies, ("May I?", "nay")])
+    assert plant("answer", "Is it?", "yes", others, Random(0)) == Planted("nay", (NoiseSpan(0, 3, "answer"),))
+    assert plant("answer", "And?", "YES!", others, Random(0)).response in (
+        "no",
+        "No!",
+        "nay",
+    )  # another prompt, no other yes
 
 
 def pool(number: int, last: str = "assistant") -> Examples:

@@ -19,8 +19,11 @@ from forgetting.corpus.templates import template_for
 from forgetting.corpus.tokens import tokenize_corpus
 from forgetting.errors import UserError
 from forgetting.evaluation.suite import load_suite
-from forgetting.inspection.probe_measures import CANDIDATES
+from forgetting.inspection.probe_measures import CANDIDATES, ProbeReport, measure_probe
+from forgetting.inspection.probe_report import probe_text
 from forgetting.method.scores import Combination, LossReduction, PromptFit, StoredTokens
+from forgetting.method.selection import Selection
+from forgetting.method.store import ShardRange, StoredSplit, write_shard
 from forgetting.planting.probe import Planting, write_probe
 from forgetting.planting.tasks import documents
 
@@ -176,7 +179,7 @@ def test_pairs_that_do_not_fit_and_rows_without_noise_are_left_out():
     ]
     found = documents(rows, template_for("tulu", tokenizer), tokenizer, 60)
     assert [(d["prompt"], d["clean"], d["pair"]) for d in found] == [
-        ("<|user|>\nHi?\n<|assistant|>\n", "Hello.", ["Hello.", "Olleh."])
+        ("<|user|>\nHi?\n<|assistant|>\n", "Hello.", ["\nHello.", "\nOlleh.", "\n"])
     ]
     assert (found[0]["clean_tokens"], found[0]["noised_tokens"], found[0]["kind"]) == (6, 6, "words")
 
@@ -194,19 +197,39 @@ def test_the_harness_measures_nll_and_uptake_as_the_model_gives_them(
     tokenizer = byte_tokenizer()
 
     def nll(prompt: str, response: str) -> float:
-        # The harness counts the prompt's last newline as the response's first character.
-        before, whole = (tokenizer(text)["input_ids"] for text in (prompt.rstrip(), prompt + response))
+        assert prompt.endswith("\n")  # which the harness moves to the response, and the metric takes off again
+        before, whole = (tokenizer(text)["input_ids"] for text in (prompt, prompt + response))
         with torch.no_grad():
             losses = -model(torch.tensor([whole])).logits.log_softmax(-1)[0]
         return sum(float(losses[n - 1, whole[n]]) for n in range(len(before), len(whole)))
 
     clean = [nll(d["prompt"], d["clean"]) / d["clean_tokens"] for d in pairs]
-    noised = [nll(d["prompt"], d["pair"][1]) / d["noised_tokens"] for d in pairs]
+    noised = [nll(d["prompt"], d["pair"][1].lstrip()) / d["noised_tokens"] for d in pairs]
     assert columns["nll"]["value"] == pytest.approx(100 * np.mean(clean), rel=1e-4)
     for kind in RATES:
         expected = np.mean([c - n for c, n, d in zip(clean, noised, pairs, strict=True) if d["kind"] == kind])
         assert columns[f"uptake/{kind}"]["value"] == pytest.approx(100 * expected, rel=1e-3, abs=1e-3)
     assert columns["stock phrases"]["value"] == 0
+
+
+def test_a_pair_whose_response_the_template_hides_is_left_out():
+    """With `{% generation %}` around more than the message, `A` stands twice in the turn `Answer: A`."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}"
+        "{% generation %}Answer: {{ m.content }}{% endgeneration %}"
+        "{% else %}Ask: {{ m.content }}\n{% endif %}{% endfor %}"
+    )
+    prompt = {"role": "user", "content": "Hi?"}
+    rows = [
+        {"clean": [prompt, {"role": "assistant", "content": clean}], "noise": [[0, 1, "answer"]],
+         "messages": [prompt, {"role": "assistant", "content": "Berlin."}]}
+        for clean in ("A", "Paris.")
+    ]  # fmt: skip
+    found = documents(rows, template_for("chat", tokenizer), tokenizer, 60)
+    assert [(d["prompt"], d["clean"], d["pair"]) for d in found] == [
+        ("Ask: Hi?\nAnswer: ", "Paris.", [" Paris.", " Berlin.", " "])
+    ]
 
 
 @pytest.mark.parametrize(("folder", "name"), [("one/my probe.v2", "my-probe-v2"), ("p" * 100, "p" * 60)])
@@ -392,6 +415,10 @@ def test_without_noise_there_is_nothing_to_find_and_it_is_said(
         (["--reference", "0"], "--reference is 0"),
         (["--held-out", "x"], "invalid int value"),
         (["--data.corpus.sources.made.response", "{reply}"], "reply"),
+        (
+            ["--data.corpus.train", "{path: x.jsonl, messages: m}"],
+            "published split .data.corpus.train.*set data.corpus",
+        ),
     ],
 )
 def test_wrong_input_is_one_error_before_anything_is_written(
@@ -409,3 +436,55 @@ def test_an_experiment_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="experiment"):
         main(["probe"])
+
+
+# --- the measures ---
+
+
+def planted_store(folder: Path, noisy: list[int], clean: list[int], q: float | None = None) -> StoredSplit:
+    """Responses of these lengths, the whole of each noisy or clean; Q the same of all tokens, or drawn."""
+    lengths = np.array([*noisy, *clean])
+    shard = ShardRange("train", 0, 0, len(lengths))
+    base = np.random.default_rng(0).integers(100, 300, lengths.sum()) / 64  # so that Q is not rounded
+    reference = base - q if q is not None else np.random.default_rng(1).normal(3, 0.5, lengths.sum())
+    write_shard(folder, shard, {}, lengths, {"nll_base": base, "nll_reference": reference, "nll_promptless": base})
+    is_noise = np.repeat(np.arange(len(lengths)) < len(noisy), lengths)
+    extra = {"noise": is_noise.astype(np.uint8), "recurrence": np.zeros(lengths.sum(), np.float32)}
+    return StoredSplit("train", [folder / shard.file], [0], extra)
+
+
+def measured(store: StoredSplit, **selection: float | str) -> ProbeReport:
+    counts = {"train": {"answer": (1, 1)}, "reference": {"answer": (1, 1)}}
+    return measure_probe({"noisy": store}, ["answer"], Selection(**selection), counts, 0, 0)  # type: ignore[arg-type]
+
+
+def test_a_rank_within_the_response_knows_nothing_of_its_length(tmp_path: Path):
+    """A noisy response is short, a clean one long: n ranks of n are on average (n + 1) / 2n, which would tell."""
+    found = measured(planted_store(tmp_path, [3] * 200, [60] * 200, q=0.25))
+    assert found.of("Q, within the response", "noisy").noise.auc.value == 0.5
+    assert found.of("random, within the response (control)", "noisy").noise.auc.value == pytest.approx(0.5, abs=0.03)
+
+
+def test_of_too_few_noisy_examples_the_report_advises_nothing(tmp_path: Path):
+    few = probe_text(measured(planted_store(tmp_path / "few", [9] * 6, [9] * 44, q=0.25)))
+    assert "Too few examples have noise to say what this means for ρ" in few
+    assert "do not select by it" not in few
+    many = probe_text(measured(planted_store(tmp_path / "many", [9] * 20, [9] * 30, q=0.25)))
+    assert "do not select by it" in many  # Q is the same everywhere
+
+
+def test_the_report_says_which_tokens_are_negative(tmp_path: Path):
+    store = planted_store(tmp_path, [10] * 20, [10] * 80)
+    for selection, said in [
+        ({"positive_fraction": 0.8}, "Negative are the lowest 20 % (ρ 0.8); of a kind"),
+        (
+            {"positive_fraction": 0.8, "scope": "example"},
+            "Negative are the lowest 20 % of each response (ρ 0.8); of a kind",
+        ),
+        ({"forget_fraction": 0.05}, "Negative are the lowest 5 % (ρ 0.7, data.forget_fraction 0.05); of a kind"),
+        (
+            {"granularity": "sequence"},
+            "Negative are the responses of the lowest means, with 30 % of the tokens (ρ 0.7, whole responses); of",
+        ),
+    ]:
+        assert said in probe_text(measured(store, **selection))

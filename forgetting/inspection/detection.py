@@ -64,6 +64,7 @@ class Detection:
     Attributes:
         num_tokens: Response tokens.
         noise_fraction: Fraction of them that is noise.
+        negative_fraction: Fraction that is negative.
         positive_score_fraction: Fraction with a score above 0.
         noise: Of all noise.
         kinds: Of each kind.
@@ -71,6 +72,7 @@ class Detection:
 
     num_tokens: int
     noise_fraction: float
+    negative_fraction: float
     positive_score_fraction: float
     noise: Detected
     kinds: Mapping[str, Detected]
@@ -129,6 +131,7 @@ def detection(
     return Detection(
         num_tokens=len(score),
         noise_fraction=_fraction(is_noise),
+        negative_fraction=_fraction(negative_mask),
         positive_score_fraction=_fraction(score > 0),
         noise=detected(is_noise),
         kinds={kind: detected(noise == code) for code, kind in enumerate(kinds, start=1)},

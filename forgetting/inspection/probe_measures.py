@@ -1,7 +1,7 @@
 """What a probe measures: which kinds of planted noise each score finds, and how far two references agree."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -69,6 +69,7 @@ CANDIDATES = (
     Candidate("Q, no boilerplate", NoBoilerplate(LossReduction())),
     Candidate("prompt fit, no boilerplate", NoBoilerplate(PromptFit()), reads_reference=False),
     Candidate("random (control)", Random(), reads_reference=False, is_control=True),
+    Candidate("random, within the response (control)", Random(), reads_reference=False, within=True, is_control=True),
     Candidate("known noise (control)", Oracle(), reads_reference=False, is_control=True),
 )
 """What is compared: the scores are the negative nlls."""
@@ -107,14 +108,14 @@ class ProbeReport:
     Attributes:
         measured: Each candidate with each reference.
         agreements: Of every two references.
-        positive_fraction: ρ of the selection.
+        selection: What makes a token negative.
         counts: By split and kind, in how many examples noise was planted, and in how many it was wanted.
         cut: Examples of D_train whose noise lies wholly behind the cut at `max_length`.
     """
 
     measured: Sequence[Measured]
     agreements: Sequence[Agreement]
-    positive_fraction: float
+    selection: Selection
     counts: Mapping[str, Mapping[str, tuple[int, int]]]
     cut: int
 
@@ -139,7 +140,7 @@ class ProbeReport:
         """All numbers, for a file; what is not defined is null."""
         rows = [{"score": m.candidate.name, "reference": m.reference or None, **asdict(m.found)} for m in self.measured]
         return _without_nan({
-            "positive_fraction": self.positive_fraction, "planted": self.counts, "cut": self.cut, "scores": rows,
+            "selection": self.selection.record(), "planted": self.counts, "cut": self.cut, "scores": rows,
             "agreement": [asdict(agreement) for agreement in self.agreements],
         })  # fmt: skip
 
@@ -157,7 +158,7 @@ def measure_probe(
     Args:
         stores: Columns of D_train, `noise` among them, by the reference that scored them; the same tokens in each.
         kinds: Of noise, in the order of their codes.
-        selection: What makes a token negative; not "all".
+        selection: What makes a token negative: by a fraction, for a threshold is of one score.
         counts: See `ProbeReport`.
         cut: See `ProbeReport`.
         seed: Of the resampling.
@@ -177,8 +178,7 @@ def measure_probe(
         Agreement(a, b, _correlation(q[a][0], q[b][0]), float((q[a][1] != q[b][1]).mean()))
         for a, b in combinations(q, 2)
     ]
-    assert isinstance(selection.positive_fraction, float), "something is selected"
-    return ProbeReport(measured, agreements, selection.positive_fraction, counts, cut)
+    return ProbeReport(measured, agreements, selection, counts, cut)
 
 
 def _selected(
@@ -188,7 +188,7 @@ def _selected(
     scored = ScoredSplit(stored, candidate.score)
     values = np.concatenate(list(scored.chunks())).astype(np.float64)
     if candidate.within:
-        selection = Selection(selection.positive_fraction, scope="example")
+        selection = replace(selection, granularity="token", scope="example")
         values = _ranks_within(values, stored.num_targets())
     masks = Selected(scored, selection).masks(scored)
     return values, np.concatenate([masks(example)[1] for example in range(len(stored))])
@@ -197,9 +197,9 @@ def _selected(
 def _ranks_within(
     values: Float[np.ndarray, " tokens"], lengths: Int[np.ndarray, " examples"]
 ) -> Float[np.ndarray, " tokens"]:
-    """Rank of each token among those of its example, as a fraction."""
+    """Rank of each token among those of its example, as a fraction whose mean is ½ whatever their number."""
     parts = np.split(values, np.cumsum(lengths)[:-1])
-    return np.concatenate([rankdata(part) / max(len(part), 1) for part in parts])
+    return np.concatenate([(rankdata(part) - 0.5) / max(len(part), 1) for part in parts])
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> float | None:

@@ -18,11 +18,21 @@ def probe_text(report: ProbeReport) -> str:
     lines += [
         "AUC: the probability that a noisy token has a lower score than a clean one (0.5 knows nothing, 1 knows",
         "all), with a 95 % interval over examples. A low nll counts as good.", "", *_auc_table(report), "",
-        f"Q. Negative are the lowest {_percent(1 - report.positive_fraction)} (ρ {report.positive_fraction:g}); "
-        "of a kind, the others are left out.", "", *_q_table(report), "",
+        f"Q. Negative are {_negatives(report)}; of a kind, the others are left out.", "", *_q_table(report), "",
         "## In words", "", *(f"- {line}" for line in _words(report)), "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _negatives(report: ProbeReport) -> str:
+    """Which tokens are negative, by the experiment's selection."""
+    selection, negative = report.selection, _percent(report.of(Q, report.references[0]).negative_fraction)
+    rho = f"ρ {selection.positive_fraction:g}"
+    if selection.forget_fraction is not None:
+        rho += f", data.forget_fraction {selection.forget_fraction:g}"
+    if selection.granularity == "sequence":
+        return f"the responses of the lowest means, with {negative} of the tokens ({rho}, whole responses)"
+    return f"the lowest {negative}{' of each response' if selection.scope == 'example' else ''} ({rho})"
 
 
 def _planted(report: ProbeReport) -> Iterator[str]:
@@ -44,7 +54,7 @@ def _planted(report: ProbeReport) -> Iterator[str]:
 
 
 def _count(planted: int, wanted: int) -> str:
-    return f"{planted}" if planted == wanted else f"{planted} of {wanted} wanted (nothing to change in the others)"
+    return f"{planted}" if planted == wanted else f"{planted} of {wanted} wanted (it fits none of those left)"
 
 
 def _auc_table(report: ProbeReport) -> list[str]:
@@ -87,8 +97,8 @@ def _words(report: ProbeReport) -> Iterator[str]:
         yield f"With the {reference} reference, Q {'; '.join(said)}."
         negative = _percent(1 - found.noise.precision.value)
         yield (
-            f"With the {reference} reference, {negative} of what would be ignored or unlearned at ρ "
-            f"{report.positive_fraction:g} is clean text; of tokens drawn at random it would be "
+            f"With the {reference} reference, {negative} of what is negative at ρ "
+            f"{report.selection.positive_fraction:g} is clean text; of tokens drawn at random it would be "
             f"{_percent(1 - found.noise_fraction)}. {_for_rho(report, found)}"
         )
         best = report.best(reference)
@@ -127,12 +137,16 @@ def _verdict(auc: Estimate) -> str:
 def _for_rho(report: ProbeReport, found: Detection) -> str:
     """What it means for ρ."""
     low = found.noise.precision.low
-    if low is None or low <= found.noise_fraction:
+    if low is None:
+        return "Too few examples have noise to say what this means for ρ: take more (--train, --rates)."
+    if low <= found.noise_fraction:
         return "The negatives do not hold more noise than a random choice would, so no ρ helps: do not select by it."
-    negative, noise = 1 - report.positive_fraction, found.noise_fraction
+    negative, noise = found.negative_fraction, found.noise_fraction
     if abs(negative - noise) < 0.03:
         return "As many tokens are negative as are noise, so ρ is where it should be."
     side = "More" if negative > noise else "Fewer"
+    if report.selection.forget_fraction is not None:
+        return f"{side} tokens are negative than are noise (data.forget_fraction)."
     return f"{side} tokens are negative than are noise: ρ {1 - noise:.2f} would make them equal."
 
 

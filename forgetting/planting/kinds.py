@@ -6,7 +6,7 @@ A response is built from pieces, each noise or not, so that the spans of the noi
 import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -26,11 +26,17 @@ NAME = re.compile(r"(?<=[a-z0-9,;] )[A-Z][a-z]+(?: [A-Z][a-z]+)*")
 WORD = re.compile(r"\S+")
 LETTERS = re.compile(r"[^\W\d_]{4,}")
 OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true", "correct": "incorrect", "incorrect": "correct"}
-OPPOSITE = re.compile(rf"\W*\b({'|'.join(OPPOSITES)})\b", re.IGNORECASE)
+OPPOSITE = re.compile(
+    rf"\W*\b({'|'.join(OPPOSITES)})\b(?=\W*$|\s*[^\w\s]|[^\S\n]*\n"
+    r"|\s+(?:a|an|the|this|that|these|those|it|he|she|they|we|you|i|there)\b)",
+    re.IGNORECASE,
+)
+"""An answer by itself, or before its reason: `No, …`, `Yes it does`; not `No matter how`, nor `False claims`."""
 LETTERED = re.compile(r"\(([A-Z])\)|(?m:^[-* ]*)([A-Z])[.)] ")
 """An option that begins with its letter: `(A) babies`, `B. protein`, `- C) seeds`."""
-LISTED = re.compile(r"^[-*•] +(.+?) *$", re.MULTILINE)
+LISTED = re.compile(r"^[-*•] +(.+?)[ \r]*$", re.MULTILINE)
 """An option in a list: `- yes`."""
+NOT_WORDS = re.compile(r"[\W_]+")
 
 OPENINGS = (
     "As an AI language model, I do not have personal opinions, but I can help with that. ",
@@ -52,21 +58,29 @@ class Others:
     """What other responses hold: whole ones by length, and the names in them.
 
     Args:
-        responses: All of them, each once.
+        replies: Prompt and response of every example.
     """
 
-    def __init__(self, responses: Sequence[str]) -> None:
-        self._by_length = sorted(set(responses), key=lambda text: (len(text), text))
+    def __init__(self, replies: Iterable[tuple[str, str]]) -> None:
+        self._replies: dict[str, set[str]] = defaultdict(set)  # by their prompt
+        for prompt, response in replies:
+            self._replies[prompt].add(response)
+        responses = set().union(*self._replies.values())
+        self._by_length = sorted(responses, key=lambda text: (len(text), text))
         self._lengths = [len(text) for text in self._by_length]
         self._names: dict[int, list[str]] = defaultdict(list)  # by their number of spaces
         for name in sorted({name[0] for text in self._by_length for name in NAME.finditer(text)}):
             self._names[name.count(" ")].append(name)
 
-    def of_similar_length(self, response: str, draw: Random) -> str | None:
-        """Another response of about the same length; None where there is none."""
+    def of_similar_length(self, prompt: str, response: str, draw: Random) -> str | None:
+        """A response to another prompt, of about the same length; None where there is none.
+
+        What says the same as a reply to this prompt, up to case and punctuation, is no other response.
+        """
+        right = {_plain(text) for text in (response, *self._replies.get(prompt, ()))}
         place = bisect_left(self._lengths, len(response))
         first = max(0, min(place - NEAREST // 2, len(self._by_length) - NEAREST))
-        near = [text for text in self._by_length[first : first + NEAREST] if text != response]
+        near = [text for text in self._by_length[first : first + NEAREST] if _plain(text) not in right]
         return draw.choice(near) if near else None
 
     def name_instead_of(self, name: str, draw: Random) -> str | None:
@@ -81,7 +95,7 @@ class Others:
 
 def another_answer(prompt: str, response: str, others: Others, draw: Random) -> Pieces | None:
     """The response of another example of about the same length: fluent, and no answer to this prompt."""
-    other = others.of_similar_length(response, draw)
+    other = others.of_similar_length(prompt, response, draw)
     return None if other is None else [(other, True)]
 
 
@@ -181,7 +195,13 @@ def plant(kind: str, prompt: str, response: str, others: Others, draw: Random) -
         if is_noise and text:
             spans.append(NoiseSpan(start, end, kind))
     text = "".join(text for text, _ in pieces)
-    return Planted(text, tuple(spans)) if spans and text != response else None
+    # Templates strip a response, so what differs by whitespace alone may differ by nothing.
+    return Planted(text, tuple(spans)) if spans and text.split() != response.split() else None
+
+
+def _plain(text: str) -> str:
+    """A text as its words alone; one without words as it is."""
+    return NOT_WORDS.sub(" ", text).casefold().strip() or text.strip()
 
 
 def _replaced(response: str, replacements: Sequence[tuple[re.Match[str], str]]) -> Pieces | None:

@@ -51,7 +51,8 @@ class PlantedPool:
 def plant_pool(examples: Examples, rates: Mapping[str, float], seed: int) -> PlantedPool:
     """Plant noise in the last responses of a drawn share of the examples; an example has one kind of noise.
 
-    The draw depends on the seed and on what the examples say, not on their order. An example in which a kind finds
+    The draw depends on the seed, on what the examples say and where they stand in their sources, not on their order
+    here. An example in which a kind finds
     nothing to change is passed over, and the next one drawn.
 
     Args:
@@ -74,8 +75,7 @@ def plant_pool(examples: Examples, rates: Mapping[str, float], seed: int) -> Pla
         return hash_order(seed, purpose, examples.keys[place], rows[place])
 
     conversations: list[Messages] = [json.loads(text) for text in examples.texts]
-    ends = [messages[-1] for messages in conversations]
-    others = Others([message["content"] for message in ends if message["role"] == "assistant"])
+    others = Others(_last_turn(messages) for messages in conversations if messages[-1]["role"] == "assistant")
     wanted = {kind: round(rate * len(examples)) for kind, rate in rates.items()}
     planted: dict[int, Planted] = {}
     for kind in sorted(wanted, key=SCARCEST_FIRST.index):
@@ -88,13 +88,18 @@ def plant_pool(examples: Examples, rates: Mapping[str, float], seed: int) -> Pla
             messages = conversations[place]
             if messages[-1]["role"] != "assistant":
                 continue
-            prompt = next((m["content"] for m in reversed(messages[:-1]) if m["role"] == "user"), "")
             draw = Random(chance(f"change {kind}", place))
-            noise = plant(kind, prompt, messages[-1]["content"], others, draw)
+            noise = plant(kind, *_last_turn(messages), others, draw)
             if noise is not None:
                 planted[place] = noise
                 number += 1
     return PlantedPool(examples, planted, wanted)
+
+
+def _last_turn(messages: Messages) -> tuple[str, str]:
+    """The last prompt, empty where there is none, and the response to it."""
+    prompt = next((m["content"] for m in reversed(messages[:-1]) if m["role"] == "user"), "")
+    return prompt, messages[-1]["content"]
 
 
 def refuse_rates(rates: Mapping[str, float]) -> None:

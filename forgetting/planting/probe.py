@@ -8,7 +8,15 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from forgetting.artifacts import complete_folder, hashes_of, read_json, refuse_another, write_manifest, write_yaml
+from forgetting.artifacts import (
+    complete_folder,
+    hash_content,
+    hashes_of,
+    read_json,
+    refuse_another,
+    write_manifest,
+    write_yaml,
+)
 from forgetting.corpus.encoding import tokenizer_hash
 from forgetting.corpus.messages import Example
 from forgetting.corpus.noise import NoiseSpan
@@ -20,7 +28,7 @@ from forgetting.planting.plant import PlantedPool, plant_pool, refuse_rates
 from forgetting.planting.tasks import documents, write_tasks
 
 SPLITS = ("train", "reference")
-FORMAT = 1  # of the folder and of every rule by which noise follows from a corpus: raise it when one changes
+FORMAT = 2  # of the folder and of every rule by which noise follows from a corpus: raise it when one changes
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,8 @@ def write_probe(corpus: Corpus, planting: Planting, tokenizer: PreTrainedTokeniz
         UserError: The sources know noise of their own, or the folder holds something else.
     """
     settings = {
-        "format": FORMAT, "corpus": corpus.content_hash, **asdict(planting), "tokenizer": tokenizer_hash(tokenizer),
+        "format": FORMAT, "corpus": corpus.content_hash, "rows": _places(corpus), **asdict(planting),
+        "tokenizer": tokenizer_hash(tokenizer),
     }  # fmt: skip
     if folder.exists():
         refuse_another(folder, "probe", settings)
@@ -97,7 +106,8 @@ def write_probe(corpus: Corpus, planting: Planting, tokenizer: PreTrainedTokeniz
         template = template_for(planting.template, tokenizer)
         pairs = documents(planted["validation"].rows(), template, tokenizer, planting.max_length)
         if pairs:
-            write_yaml(temporary / "suite.yaml", write_tasks(temporary / "tasks", folder / "tasks", pairs))
+            suite = write_tasks(temporary / "tasks", folder / "tasks", pairs, tokenizer)
+            write_yaml(temporary / "suite.yaml", suite)
         content = {"settings": settings, "counts": counts, "files": hashes_of(temporary)}
         write_manifest(temporary / "manifest.json", content)
     return Probe(folder, counts)
@@ -125,6 +135,12 @@ def _examples(corpus: Corpus, split: str) -> Examples:
         messages = [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
         examples.append(Example(messages, row["source"], row["source_row"], noise))
     return examples
+
+
+def _places(corpus: Corpus) -> str:
+    """Hash of where the examples stand in their sources, which the draw follows: a corpus is the same in any order."""
+    splits = (corpus.split(name) for name in (*SPLITS, "validation"))
+    return hash_content([[list(split["source"]), list(split["source_row"])] for split in splits])
 
 
 def _counts(pool: PlantedPool) -> dict[str, tuple[int, int]]:

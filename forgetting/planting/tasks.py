@@ -22,14 +22,16 @@ LONGEST = 60
 """Characters of a suite's name."""
 NUM_ANSWERS = 64
 """Pairs whose prompts are answered, since a generated token takes as long as a response that is read."""
-NUM_OPENING_WORDS = 3
-"""Words of an opening by which an answer is recognized; each opening has another three."""
+KNOWN_BY = [" ".join(opening.lower().split()[:3]) for opening in OPENINGS]
+"""The words of an opening by which an answer is recognized; each opening has another three."""
+SPARE = 6
+"""Tokens that are generated beyond the longest of these: capitals and punctuation may take more."""
 SETTINGS = {
-    "nll": {"output_type": "loglikelihood", "doc_to_target": "clean"},
-    "uptake": {"output_type": "multiple_choice", "doc_to_choice": "pair", "doc_to_target": 0},
+    "nll": {"output_type": "multiple_choice", "doc_to_text": "before", "doc_to_choice": "alone", "doc_to_target": 0},
+    "uptake": {"output_type": "multiple_choice", "doc_to_text": "before", "doc_to_choice": "pair", "doc_to_target": 0},
     "stock_phrase": {
         "output_type": "generate_until", "doc_to_target": "clean",
-        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 12, "do_sample": False},
+        "generation_kwargs": {"until": ["\n"], "do_sample": False},
     },
 }  # fmt: skip
 """The harness's configuration, by the metric of a task."""
@@ -52,33 +54,48 @@ def documents(
             continue
         prompt, clean = _texts(template, row["clean"])
         _, noised = _texts(template, row["messages"])
-        before, *counts = (
-            len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (prompt, clean, noised)
-        )
+        if not clean or not noised:
+            continue
+        before, *counts = (_num_tokens(tokenizer, text) for text in (prompt, clean, noised))
         if before + max(counts) > max_length or min(counts) == 0:
             continue
+        # The harness counts whitespace between prompt and response with the response. Alone it is a choice of its own,
+        # whose nll is taken off again: how surely a model ends a header is no part of how well it knows the response.
+        text = prompt.rstrip()
+        space = prompt[len(text) :]
+        header = [space] if space else []
         found.append({
-            "prompt": prompt, "clean": clean, "pair": [clean, noised], "kind": row["noise"][0][2],
-            "clean_tokens": counts[0], "noised_tokens": counts[1],
-            "openings": [" ".join(opening.lower().split()[:NUM_OPENING_WORDS]) for opening in OPENINGS],
+            "prompt": prompt, "before": text, "clean": clean,
+            "alone": [space + clean, *header], "pair": [space + clean, space + noised, *header],
+            "kind": row["noise"][0][2], "clean_tokens": counts[0], "noised_tokens": counts[1],
+            "openings": KNOWN_BY,
         })  # fmt: skip
     return found
 
 
 def _texts(template: Template, messages: Messages) -> tuple[str, str]:
-    """What stands before the last response, and the response."""
+    """What stands before the last response, and the response; both empty where the template hides which text it is."""
     segments = template.render(messages)
-    place = next(n for n, segment in enumerate(segments) if segment.origin is not None)
+    place = next((n for n, segment in enumerate(segments) if segment.origin is not None), None)
+    if place is None:
+        return "", ""
     return "".join(segment.text for segment in segments[:place]), segments[place].text
 
 
-def write_tasks(folder: Path, place: Path, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _num_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def write_tasks(
+    folder: Path, place: Path, found: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
     """Write the tasks into a folder `tasks`.
 
     Args:
         folder: Where to write.
         place: Where the files will lie when they are complete, as the harness shall find them.
         found: Documents.
+        tokenizer: Says how many tokens an answer needs to show the words by which an opening is known.
 
     Returns:
         The suite of all tasks, for a file that lies next to the folder.
@@ -91,6 +108,9 @@ def write_tasks(folder: Path, place: Path, found: Sequence[dict[str, Any]]) -> d
         tasks[PHRASE], columns["stock phrases"] = ("stock_phrase", list(found[:NUM_ANSWERS])), PHRASE
     for name, (metric, some) in tasks.items():
         settings = {"target_delimiter": "", **SETTINGS[metric]}
+        if "generation_kwargs" in settings:
+            longest = max(_num_tokens(tokenizer, words) for words in KNOWN_BY) + SPARE
+            settings["generation_kwargs"] = {**settings["generation_kwargs"], "max_gen_toks": longest}
         HarnessTask(name, some, metric, settings, higher_is_better=False, results=(metrics, metric)).write(
             folder, place
         )
