@@ -198,6 +198,19 @@ def test_rows_of_other_seeds_differ_by_those_they_share(spec_file: Path, tmp_pat
     assert not any(note in fact for fact in table_of(spec_file, tmp_path / "all", all_runs).facts)
 
 
+def test_a_base_model_has_no_seed_that_runs_would_lack(spec_file: Path, tmp_path: Path) -> None:
+    def with_base(root: Path) -> None:
+        all_runs(root)
+        write_results(root / "base/org--model", [0, 0, 0, 1], [0, 0])
+
+    spec_file.write_text(SPEC.replace('[["Forgetting *new*", "Ignoring $x$"]]', '[["Forgetting *new*", Base]]'))
+    table = table_of(spec_file, tmp_path / "runs", with_base)
+    (difference, *_) = table.sections[0].pairs[0].differences
+    assert difference is not None
+    assert (difference.difference, difference.num_pairs) == (50, 3)  # 75 of each seed − 25
+    assert not any("Differences over" in fact for fact in table.facts)
+
+
 def test_a_failed_task_is_no_zero(spec_file: Path, tmp_path: Path) -> None:
     def make(root: Path) -> None:
         write_results(root / "t/ignoring/seed-0", [1, 0, 0, 1], None)

@@ -225,7 +225,8 @@ class _Gathering:
             return None
         names = f"{first.row.name} − {second.row.name}"
         shared = first.folders.keys() & second.folders.keys()
-        if shared and first.folders.keys() != second.folders.keys():  # a base model has no seed to share
+        is_of_runs = isinstance(first.row.origin, Runs) and isinstance(second.row.origin, Runs)  # a base has no seed
+        if is_of_runs and shared and first.folders.keys() != second.folders.keys():
             word = "repeat" if self.study.repeats else "seed"
             self.apart.append(f"{names}: {counted(len(shared), word)} of {first.num_runs} and {second.num_runs}")
         if first.stale or second.stale:
