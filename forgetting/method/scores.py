@@ -144,7 +144,7 @@ RECURRENCE = "recurrence"
 
 @dataclass
 class NoBoilerplate(Score):
-    """Another score, with boilerplate below what it ranks: tokens of a sequence that recurs from response to response.
+    """Another score, lowered by `penalty` where it is boilerplate: a sequence that recurs from response to response.
 
     Stock phrases are what a base and every reference find likely, so no score made of losses sees them. That they recur
     is what gives them away; n-grams that recur are what corpora are deduplicated by (Lee et al., Deduplicating Training
