@@ -193,7 +193,7 @@ def test_rows_of_other_seeds_differ_by_those_they_share(spec_file: Path, tmp_pat
     (difference, *_) = table.sections[0].pairs[0].differences
     assert difference is not None
     assert (difference.difference, difference.num_pairs) == (25, 1)  # of seed 1: 75 − 50
-    note = "Forgetting *new* − Ignoring $x$: 1 seed of 3 and 1"
+    note = "Forgetting *new* − Ignoring $x$ (Model_a | 1B): 1 seed of 3 and 1"
     assert any(note in fact for fact in table.facts)
     assert not any(note in fact for fact in table_of(spec_file, tmp_path / "all", all_runs).facts)
 

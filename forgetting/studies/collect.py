@@ -53,7 +53,7 @@ def collect(plan: Plan, everything: str = "", intervals: bool = True) -> Table:
     if intervals:
         for group, section in zip(study.groups, sections, strict=True):
             lines = {line.row.name: line for line in section.lines}
-            pairs = (gathering.pair(lines[first], lines[second]) for first, second in group.compare)
+            pairs = (gathering.pair(group.name, lines[first], lines[second]) for first, second in group.compare)
             section.pairs = [pair for pair in pairs if pair is not None]
     return Table(study, sections, gathering.facts(), gathering.problems, everything)
 
@@ -219,7 +219,7 @@ class _Gathering:
 
     # --- differences and notes ---------------------------------------------------------------------------------------
 
-    def pair(self, first: Line, second: Line) -> Pair | None:
+    def pair(self, group: str, first: Line, second: Line) -> Pair | None:
         """Paired differences of two rows, once both have results that count."""
         if not (first.num_runs and second.num_runs):
             return None
@@ -228,7 +228,8 @@ class _Gathering:
         is_of_runs = isinstance(first.row.origin, Runs) and isinstance(second.row.origin, Runs)  # a base has no seed
         if is_of_runs and shared and first.folders.keys() != second.folders.keys():
             word = "repeat" if self.study.repeats else "seed"
-            self.apart.append(f"{names}: {counted(len(shared), word)} of {first.num_runs} and {second.num_runs}")
+            count = f"{counted(len(shared), word)} of {first.num_runs} and {second.num_runs}"
+            self.apart.append(f"{names} ({group}): {count}")
         if first.stale or second.stale:
             self.problems.append(f"No interval for {names} before all are evaluated again.")
             return None
