@@ -29,6 +29,25 @@ def test_a_figure_without_runs_is_drawn_from_the_paper_s_values(tmp_path: Path, 
     assert file.stat().st_size > 5000
 
 
+def test_no_group_is_left_out_however_many_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = yaml.safe_load((TABLES / "figure1a.yaml").read_text())
+    names = [f"Model {number}" for number in range(8)]  # more than there are colors
+    groups = [study["groups"][0] | {"name": name} for name in names]
+    (tmp_path / "many.yaml").write_text(yaml.safe_dump(study | {"groups": groups, "experiments": str(TABLES.parent)}))
+    labels: list[str] = []
+
+    def note(make: Callable[[Any], Any], path: Path, form: str) -> None:
+        from matplotlib import pyplot
+
+        (axes,) = make(pyplot).axes
+        labels.extend(axes.get_legend_handles_labels()[1])
+        pyplot.close()
+
+    monkeypatch.setattr("forgetting.studies.figures.save_figure", note)
+    draw(collect(Plan(load_study(tmp_path / "many.yaml"), RunFolders(tmp_path))), tmp_path / "many.svg", "svg")
+    assert labels == [f"{name}, the paper's" for name in names]
+
+
 def test_a_figure_is_the_same_every_time(tmp_path: Path) -> None:
     table = collect(Plan(load_study(TABLES / "figure1a.yaml"), RunFolders(tmp_path)))
     for name in ("one", "two"):

@@ -4,6 +4,7 @@ SVG or PNG.
 """
 
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from forgetting.studies.table import Line, Table
 LINEAR = 5.0
 """Up to where the axis of differences is linear, in points."""
 TICKS = (-50, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50)
-COLORS = ("#2f6f9f", "#c8553d", "#5b8c5a", "#7d5ba6")
+COLORS = ("#2f6f9f", "#c8553d", "#5b8c5a", "#7d5ba6", "#a67c1a", "#555555")
+"""Of groups; with more than six they begin again."""
 
 
 def draw(table: Table, path: Path, form: str) -> None:
@@ -73,7 +75,7 @@ def _lines(table: Table, figure: Figure, pyplot: Any) -> Any:
     canvas, axes = pyplot.subplots(figsize=(5, 3.4))
     column, x_axis = table.study.column_names.index(figure.column), figure.x
     assert x_axis is not None, "lines have an x"
-    for section, color in zip(table.sections, COLORS, strict=False):
+    for section, color in zip(table.sections, cycle(COLORS), strict=False):
         lines = sorted(section.lines, key=lambda line: line.row.at[x_axis])
         ours = [(line.row.at[x_axis], line.ours[column]) for line in lines]
         paper = [(line.row.at[x_axis], line.row.paper[column]) for line in lines]
@@ -101,11 +103,11 @@ def _differences(table: Table, figure: Figure, pyplot: Any) -> Any:
     """A line for each pair, from the first down: its mean difference and interval."""
     column = table.study.column_names.index(figure.column)
     pairs = [(pair, number) for number, section in enumerate(table.sections) for pair in section.pairs]
-    names = [f"{pair.first} − {pair.second}" for pair, _ in pairs]
-    # A comparison that several groups make is told apart by its group.
+    rows = [line.row.name for section in table.sections for line in section.lines]
+    # A comparison of a row that several groups have is told apart by its group.
     labels = [
-        f"{name} ({table.sections[number].name})" if names.count(name) > 1 else name
-        for name, (_, number) in zip(names, pairs, strict=True)
+        f"{pair.first} − {pair.second}" + (f" ({table.sections[number].name})" if rows.count(pair.first) > 1 else "")
+        for pair, number in pairs
     ]
     canvas, axes = pyplot.subplots(figsize=(7.5, 1.1 + 0.21 * len(pairs)))
     for place, (pair, section) in enumerate(pairs):
