@@ -63,7 +63,12 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     return [row for row in rows if row.get("step", "").isdigit()]
 
 
+def is_of_seed(name: str) -> bool:
+    """Whether a folder's name is that of the run of a seed."""
+    return re.fullmatch(r"seed-(0|[1-9][0-9]*)", name) is not None
+
+
 def seed_folders(experiment: Path) -> list[Path]:
     """The runs in an experiment's folder, in the order of their seeds; what else lies there (`seed-0.old`) is none."""
-    runs = [path for path in experiment.glob("seed-*") if re.fullmatch(r"seed-(0|[1-9][0-9]*)", path.name)]
+    runs = [path for path in experiment.glob("seed-*") if is_of_seed(path.name)]
     return sorted((path for path in runs if path.is_dir()), key=lambda path: int(path.name.removeprefix("seed-")))

@@ -533,17 +533,8 @@ def test_an_argument_of_the_class_that_was_replaced_is_not_kept_without_a_word(w
     with pytest.raises(UserError, match=r"model\.objective\.negative is SequenceNPO .*whose beta 0\.3"):
         fit("forgetting", *overlay, "--model.objective.negative", "SequenceNPO")
     Path("weak.yaml").write_text("data: {score: {class_path: Combination, init_args: {window: 3}}}")
+    files = ["--config", "experiments/tiny/forgetting.yaml", "--config", "weak.yaml"]
     for command in ("prepare", "inspect"):  # without a Trainer
         with pytest.raises(UserError, match=r"data\.score is PromptFit .*whose window 3"):
-            main(
-                [
-                    command,
-                    "--config",
-                    "experiments/tiny/forgetting.yaml",
-                    "--config",
-                    "weak.yaml",
-                    "--data.score",
-                    "PromptFit",
-                ]
-            )
+            main([command, *files, "--data.score", "PromptFit"])
     fit("forgetting", *overlay, "--model.objective.negative", "SequenceNPO", "--model.objective.negative.beta", "0.4")

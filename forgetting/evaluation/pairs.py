@@ -12,6 +12,7 @@ from forgetting.evaluation.naming import results_name, suites_in, task_path
 from forgetting.evaluation.results import read_results
 from forgetting.evaluation.suite import suite_path
 from forgetting.evaluation.target import find_target, results_folders, target_names
+from forgetting.run_folder import is_of_seed
 
 Document = tuple[int | str, ...]
 """What two evaluations know a document by."""
@@ -191,7 +192,7 @@ def evaluations_of(
     """
     file, places = choice.file(suite), results_folders(name)
     if seeds is not None:  # a base model's folder is no seed's
-        places = [place for place in places if place.name in seeds or not place.name.startswith("seed-")]
+        places = [place for place in places if place.name in seeds or not is_of_seed(place.name)]
     folders = [place for place in places if (place / file).is_file()]
     if not folders and (Path(name).expanduser() / file).is_file():  # `--output` put them there
         folders = places = [Path(name).expanduser()]
@@ -221,9 +222,8 @@ def pairs_of(
     Raises:
         UserError: The two have no seed in common.
     """
-    sides = (of_a, of_b)
-    is_single = any(len(side) == 1 and not next(iter(side)).startswith("seed-") for side in sides)
-    if is_single or len(of_a) == len(of_b) == 1:
+    has_no_seed = any(len(side) == 1 and not is_of_seed(*side) for side in (of_a, of_b))
+    if has_no_seed or len(of_a) == len(of_b) == 1:
         return [(run_a, run_b) for run_a in of_a.values() for run_b in of_b.values()], []
     shared = [name for name in of_a if name in of_b]
     if not shared:

@@ -178,6 +178,7 @@ def measure_probe(
         Agreement(a, b, _correlation(q[a][0], q[b][0]), float((q[a][1] != q[b][1]).mean()))
         for a, b in combinations(q, 2)
     ]
+    assert isinstance(selection.positive_fraction, float), "something is selected"
     return ProbeReport(measured, agreements, selection, counts, cut)
 
 

@@ -52,8 +52,7 @@ def plant_pool(examples: Examples, rates: Mapping[str, float], seed: int) -> Pla
     """Plant noise in the last responses of a drawn share of the examples; an example has one kind of noise.
 
     The draw depends on the seed, on what the examples say and where they stand in their sources, not on their order
-    here. An example in which a kind finds
-    nothing to change is passed over, and the next one drawn.
+    here. An example in which a kind finds nothing to change is passed over, and the next one drawn.
 
     Args:
         examples: With a response each as their last message.

@@ -54,8 +54,6 @@ def documents(
             continue
         prompt, clean = _texts(template, row["clean"])
         _, noised = _texts(template, row["messages"])
-        if not clean or not noised:
-            continue
         before, *counts = (_num_tokens(tokenizer, text) for text in (prompt, clean, noised))
         if before + max(counts) > max_length or min(counts) == 0:
             continue

@@ -224,12 +224,6 @@ class _Gathering:
         if not (first.num_runs and second.num_runs):
             return None
         names = f"{first.row.name} − {second.row.name}"
-        shared = first.folders.keys() & second.folders.keys()
-        is_of_runs = isinstance(first.row.origin, Runs) and isinstance(second.row.origin, Runs)  # a base has no seed
-        if is_of_runs and shared and first.folders.keys() != second.folders.keys():
-            word = "repeat" if self.study.repeats else "seed"
-            count = f"{counted(len(shared), word)} of {first.num_runs} and {second.num_runs}"
-            self.apart.append(f"{names} ({group}): {count}")
         if first.stale or second.stale:
             self.problems.append(f"No interval for {names} before all are evaluated again.")
             return None
@@ -243,6 +237,11 @@ class _Gathering:
                 return None
             columns = zip(self.study.columns, differences, strict=True)
             differences = [by_column.get(c.name) if c.kind == "suite" else other for c, other in columns]
+        shared = first.folders.keys() & second.folders.keys()
+        is_of_runs = isinstance(first.row.origin, Runs) and isinstance(second.row.origin, Runs)  # a base has no seed
+        if is_of_runs and shared and first.folders.keys() != second.folders.keys():
+            count = f"{counted(len(shared), self.study.repetition)} of {first.num_runs} and {second.num_runs}"
+            self.apart.append(f"{names} ({group}): {count}")
         return Pair(first.row.name, second.row.name, differences)
 
     def facts(self) -> list[str]:

@@ -4,7 +4,6 @@ SVG or PNG.
 """
 
 from collections.abc import Callable
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,8 @@ def _lines(table: Table, figure: Figure, pyplot: Any) -> Any:
     canvas, axes = pyplot.subplots(figsize=(5, 3.4))
     column, x_axis = table.study.column_names.index(figure.column), figure.x
     assert x_axis is not None, "lines have an x"
-    for section, color in zip(table.sections, cycle(COLORS), strict=False):
+    for number, section in enumerate(table.sections):
+        color = COLORS[number % len(COLORS)]
         lines = sorted(section.lines, key=lambda line: line.row.at[x_axis])
         ours = [(line.row.at[x_axis], line.ours[column]) for line in lines]
         paper = [(line.row.at[x_axis], line.row.paper[column]) for line in lines]

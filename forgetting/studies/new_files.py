@@ -66,11 +66,9 @@ class Setup:
 
     def ending(self) -> str:
         """What was written, and the commands that follow."""
-        prepare, probe = (
-            ["python", "-m", "forgetting", command, "--config", str(self.folder / "forgetting.yaml")]
-            for command in ("prepare", "probe")
-        )
-        table = ["python", "-m", "forgetting", "table", str(self.folder / "study.yaml"), "--run"]
+        run, experiment = ["python", "-m", "forgetting"], ["--config", str(self.folder / "forgetting.yaml")]
+        prepare, probe = [*run, "prepare", *experiment], [*run, "probe", *experiment]
+        table = [*run, "table", str(self.folder / "study.yaml"), "--run"]
         return (
             f"wrote {self.folder}: {', '.join(files_of(self))}\n"
             f"count the corpus in tokens:\n  {shlex.join(prepare)}\n"

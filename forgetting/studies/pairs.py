@@ -8,6 +8,7 @@ import numpy as np
 
 from forgetting.evaluation.compare import compare
 from forgetting.evaluation.paired_statistics import student_interval
+from forgetting.run_folder import is_of_seed
 from forgetting.studies.spec import AVERAGE
 
 CONFIDENCE = 0.95
@@ -71,7 +72,7 @@ def over_documents(
         UserError: Results are missing, damaged, or of other evaluation examples.
     """
     folders = [next(iter(runs.values())) for runs in (first, second)]
-    folders = [folder.parent if folder.name.startswith("seed-") else folder for folder in folders]
+    folders = [folder.parent if is_of_seed(folder.name) else folder for folder in folders]
     seeds = list(dict.fromkeys([*first, *second]))
     columns = compare(folders[0], folders[1], protocol, CONFIDENCE, suite=suite, seeds=seeds).columns
     differences = {

@@ -59,7 +59,7 @@ def text_rows(table: Table, section: Section) -> list[TextRow]:
 def _reading(table: Table, line: Line) -> str:
     """`ours (3 seeds)`; of a table that shows nothing of the paper, `3 seeds`. A model itself has no seed."""
     is_counted = line.num_runs and (table.study.repeats or not isinstance(line.row.origin, BaseModel))
-    runs = counted(line.num_runs, table.repetition) if is_counted else ""
+    runs = counted(line.num_runs, table.study.repetition) if is_counted else ""
     if not table.study.has_paper:
         return runs
     return f"ours ({runs})" if runs else "ours"

@@ -215,6 +215,11 @@ class Study:
         return tuple(column.name for column in self.columns)
 
     @property
+    def repetition(self) -> str:
+        """The word for one repetition."""
+        return "repeat" if self.repeats else "seed"
+
+    @property
     def is_evaluated(self) -> bool:
         """Whether it shows results of a suite."""
         is_given = self.suite is not None or any(repeat.suite for repeat in self.repeats)

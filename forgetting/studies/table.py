@@ -70,11 +70,6 @@ class Table:
     problems: list[str]
     everything: str
 
-    @property
-    def repetition(self) -> str:
-        """The word for one repetition."""
-        return "repeat" if self.study.repeats else "seed"
-
     def missing(self) -> list[Missing]:
         """Rows that lack something, those with the same commands together."""
         rows: dict[tuple[tuple[str, ...], int], list[str]] = {}
@@ -85,7 +80,7 @@ class Table:
                     rows.setdefault(key, []).append(f"{line.row.name} ({section.name})")
         parts = []
         for (commands, num_further), names in rows.items():
-            further = f" (and {counted(num_further, f'more {self.repetition}')})" if num_further else ""
+            further = f" (and {counted(num_further, f'more {self.study.repetition}')})" if num_further else ""
             parts.append(Missing(", ".join(names), list(commands), further))
         return parts
 
